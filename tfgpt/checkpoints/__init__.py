@@ -1,0 +1,1 @@
+"""Reading and writing model directories: weight rules, safetensors, the hub."""

@@ -1,0 +1,1 @@
+"""Perplexity, baselines and task metrics."""

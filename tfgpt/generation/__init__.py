@@ -1,0 +1,1 @@
+"""The one generate: options, samplers, stopping, the loop. NumPy only, apart from the Keras decoder."""

@@ -1,0 +1,1 @@
+"""Keras layers of the causal Transformer, written in keras.ops."""

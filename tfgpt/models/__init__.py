@@ -1,0 +1,1 @@
+"""Models: the one decoder and its task heads."""

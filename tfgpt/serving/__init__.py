@@ -1,0 +1,1 @@
+"""Serving exported models with numpy and onnxruntime only; imports neither TensorFlow nor Keras."""

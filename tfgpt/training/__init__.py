@@ -1,0 +1,1 @@
+"""Training: optimizer, schedules, strategies, callbacks, resuming, fit."""
