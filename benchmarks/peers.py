@@ -1,0 +1,87 @@
+"""The other projects that the benchmarks run against, each in an environment of its own.
+
+    python benchmarks/peers.py make torch optimum      # create or complete environments
+    python benchmarks/peers.py list                    # what there is, and where
+
+Environments live under $TFGPT_PEERS, else ~/.cache/tfgpt-peers. KerasHub needs none: it is a dependency of
+tfgpt. Versions are pinned so that two runs of a benchmark compare the same things. `torch` is the CPU build:
+where pip would pick the CUDA build, point it to the CPU wheels first (PIP_FIND_LINKS or PIP_INDEX_URL).
+
+Tried with Python 3.11. Optimum needs transformers below 4.58, so it cannot share the `torch` environment.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TORCH = "torch==2.13.0"
+
+# environment -> what pip installs into it; the first requirement is the one that the name stands for
+ENVIRONMENTS = {
+    "torch": (TORCH, "transformers==5.23.0", "numpy"),
+    "optimum": ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH, "onnxruntime==1.32.0"),
+    "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.6", TORCH),
+}
+
+
+def folder() -> Path:
+    """The directory that holds the environments, which need not exist yet."""
+    return Path(os.environ.get("TFGPT_PEERS") or Path.home() / ".cache" / "tfgpt-peers")
+
+
+def python(environment: str) -> Path:
+    """The interpreter of `environment`. Raises SystemExit with what to run when it has not been made."""
+    path = _interpreter(environment)
+    if not _finished(environment).exists():
+        raise SystemExit(
+            f"found no finished environment {environment!r} under {folder()}, expected one for this side, "
+            f"run `python benchmarks/peers.py make {environment}` first"
+        )
+    return path
+
+
+def make(environment: str) -> None:
+    """Creates `environment` and installs its pinned requirements; does nothing when they are there."""
+    requirements = ENVIRONMENTS[environment]
+    marker = _finished(environment)
+    wanted = "\n".join(requirements) + "\n"
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    if not _interpreter(environment).exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder() / environment)], check=True)
+    pip = [str(_interpreter(environment)), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *requirements], check=True)
+    marker.write_text(wanted)
+
+
+def _interpreter(environment: str) -> Path:
+    return folder() / environment / "bin" / "python"
+
+
+def _finished(environment: str) -> Path:
+    """Written last, so that an installation that was interrupted is completed by the next `make`."""
+    return folder() / environment / "tfgpt_requirements.txt"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    maker = commands.add_parser("make", help="create or complete environments")
+    maker.add_argument("environments", nargs="+", choices=sorted(ENVIRONMENTS))
+    commands.add_parser("list", help="what there is, and where")
+    options = parser.parse_args(arguments)
+    if options.command == "make":
+        for environment in options.environments:
+            make(environment)
+    for environment, requirements in ENVIRONMENTS.items():
+        state = "ready  " if _finished(environment).exists() else "missing"
+        print(f"{environment:12} {state} {folder() / environment}  ({', '.join(requirements)})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

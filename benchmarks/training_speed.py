@@ -1,0 +1,181 @@
+"""Training steps per second of a small GPT-2: tfgpt, KerasHub and PyTorch's transformers.
+
+Goal 2 of the project's numbers: at least 1.25 times transformers with torch.compile, and at least 1.0 times
+KerasHub's `GPT2CausalLM.fit` with XLA.
+
+Command:  python benchmarks/peers.py make torch
+          python benchmarks/training_speed.py [--output benchmarks/results/NAME.json]
+Setting:  benchmarks/shakespeare.py (4 layers, 4 heads, 128 wide, context 64, batch 12, fp32, AdamW, clipping
+          by global norm), the same batches for every side, 2 threads. Each side is a process of its own that
+          compiles and warms up first; a measurement is 100 further steps, timed without the first execution,
+          so that neither the set-up of `fit` nor the start of a loop counts.
+          Both Keras sides run with XLA and the same steps_per_execution; PyTorch's AdamW is the fused one.
+Hardware: any CPU. Time: about 4 minutes on 2 cores.
+"""
+
+import argparse
+import sys
+import time
+
+import measure
+import shakespeare
+
+NUM_STEPS = 100
+WARMUP_STEPS = 30
+PACKAGES = ("tensorflow", "keras", "keras-hub", "tfgpt", "torch", "transformers")
+SIDES = ("tfgpt", "keras-hub", "transformers eager", "transformers compiled")
+
+
+def prepare_tfgpt(steps_per_execution: int):
+    """`CausalLM.fit` as a recipe would call it."""
+    import tfgpt
+
+    config = tfgpt.ModelConfig(
+        vocabulary_size=len(shakespeare.load().vocabulary),
+        context_length=shakespeare.CONTEXT_LENGTH,
+        num_layers=shakespeare.NUM_LAYERS,
+        num_heads=shakespeare.NUM_HEADS,
+        hidden_dim=shakespeare.HIDDEN_DIM,
+        intermediate_dim=4 * shakespeare.HIDDEN_DIM,
+        dropout=0.0,
+    )
+    return _prepare_fit(tfgpt.CausalLM(config), lambda token_ids: token_ids, steps_per_execution)
+
+
+def prepare_keras_hub(steps_per_execution: int):
+    """KerasHub's own model and `fit`, without its preprocessor: the batches are token ids already."""
+    import keras_hub
+    import tensorflow as tf
+
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=len(shakespeare.load().vocabulary),
+        num_layers=shakespeare.NUM_LAYERS,
+        num_heads=shakespeare.NUM_HEADS,
+        hidden_dim=shakespeare.HIDDEN_DIM,
+        intermediate_dim=4 * shakespeare.HIDDEN_DIM,
+        dropout=0.0,
+        max_sequence_length=shakespeare.CONTEXT_LENGTH,
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    return _prepare_fit(
+        model,
+        lambda token_ids: {"token_ids": token_ids, "padding_mask": tf.ones_like(token_ids)},
+        steps_per_execution,
+    )
+
+
+def _prepare_fit(model, inputs, steps_per_execution: int):
+    """Compiles either Keras model in the same way; returns the measurement."""
+    import keras
+    import tensorflow as tf
+
+    optimizer = keras.optimizers.AdamW(
+        shakespeare.keras_learning_rate(),
+        weight_decay=shakespeare.WEIGHT_DECAY,
+        beta_1=shakespeare.BETAS[0],
+        beta_2=shakespeare.BETAS[1],
+        epsilon=1e-8,
+        global_clipnorm=shakespeare.CLIP_NORM,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=True,
+        steps_per_execution=steps_per_execution,
+    )
+
+    def dataset(num_steps: int, seed: int):
+        arrays = shakespeare.batches(shakespeare.load().train, num_steps, seed)
+        batches = tf.data.Dataset.from_tensor_slices(arrays)
+        return batches.map(lambda token_ids, labels: (inputs(token_ids), labels)).prefetch(tf.data.AUTOTUNE)
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.times = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.times.append((batch, time.perf_counter()))
+
+    def rate(num_steps: int, seed: int) -> dict:
+        clock = Clock()
+        model.fit(dataset(num_steps, seed), epochs=1, verbose=0, callbacks=[clock])
+        (first, start), (last, end) = clock.times[0], clock.times[-1]
+        return {"value": (last - first) / (end - start)}
+
+    rate(max(WARMUP_STEPS, 2 * steps_per_execution), seed=0)
+    return lambda: rate(NUM_STEPS, seed=1)
+
+
+def prepare_transformers(compiled: bool):
+    """Hugging Face's GPT-2 in nanoGPT's loop, eager or with torch.compile."""
+    import torch
+
+    torch.set_num_threads(measure.THREADS)
+    corpus = shakespeare.load()
+    model, optimizer = shakespeare.transformers_model(len(corpus.vocabulary))
+    forward = torch.compile(model) if compiled else model
+
+    def rate(num_steps: int, seed: int) -> dict:
+        token_ids, labels = (
+            torch.from_numpy(a).long() for a in shakespeare.batches(corpus.train, num_steps, seed)
+        )
+        times = []
+        for step in range(num_steps):
+            shakespeare.transformers_step(forward, optimizer, token_ids[step], labels[step], step)
+            times.append(time.perf_counter())
+        return {"value": (num_steps - 1) / (times[-1] - times[0])}
+
+    rate(WARMUP_STEPS, seed=0)
+    return lambda: rate(NUM_STEPS, seed=1)
+
+
+def serve_side(side: str, steps_per_execution: int) -> int:
+    preparations = {
+        "tfgpt": lambda: prepare_tfgpt(steps_per_execution),
+        "keras-hub": lambda: prepare_keras_hub(steps_per_execution),
+        "transformers eager": lambda: prepare_transformers(compiled=False),
+        "transformers compiled": lambda: prepare_transformers(compiled=True),
+    }
+    return measure.serve(preparations[side], PACKAGES)
+
+
+def command_of(side: str, steps_per_execution: int) -> list[str]:
+    """The command line of a side's process, with the interpreter of its environment."""
+    import peers
+
+    python = peers.python("torch") if side.startswith("transformers") else sys.executable
+    return [str(python), __file__, "--side", side, "--steps-per-execution", str(steps_per_execution)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    measure.add_arguments(parser, repetitions=7)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="measure only these")
+    parser.add_argument(
+        "--steps-per-execution", type=int, default=10, help="of both `fit`s (default: %(default)s)"
+    )
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.side:
+        return serve_side(options.side, options.steps_per_execution)
+
+    commands = {side: command_of(side, options.steps_per_execution) for side in options.sides}
+    with measure.started(commands) as sides:
+        answers = measure.interleave({name: side.run for name, side in sides.items()}, options.repetitions)
+        versions = {name: side.versions for name, side in sides.items()}
+    rows = measure.values(answers)
+    limits = {"transformers compiled": 1.25, "keras-hub": 1.0}
+    targets = [
+        measure.Target(f"tfgpt / {peer}", measure.ratio(rows["tfgpt"], rows[peer]), limit)
+        for peer, limit in limits.items()
+        if "tfgpt" in rows and peer in rows
+    ]
+    measure.report("training speed", "steps/s", rows, targets, options.output, versions=versions)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
