@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -29,8 +29,13 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_directory(path: str | os.PathLike) -> Iterator[Path]:
+def replacing_directory(
+    path: str | os.PathLike, keep: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yields an empty temporary directory beside `path`; on success it takes the place of `path`.
+
+    Entries of an existing directory for which `keep(entry)` is true are copied over, unless the new directory
+    has its own of that name.
 
     An existing directory at `path` is moved aside first and removed only after the new one stands, so a
     crash at any point leaves the old directory, the new one, or the old one under its `.old` name.
@@ -41,6 +46,8 @@ def replacing_directory(path: str | os.PathLike) -> Iterator[Path]:
     os.chmod(temporary, 0o777 & ~_umask())
     try:
         yield temporary
+        if keep is not None and path.is_dir():
+            _copy_kept(path, temporary, keep)
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():
@@ -62,6 +69,16 @@ def write_json(path: str | os.PathLike, value, indent: int | None = 2) -> None:
     import json
 
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def _copy_kept(old: Path, new: Path, keep: Callable[[Path], bool]) -> None:
+    for entry in old.iterdir():
+        if (new / entry.name).exists() or not keep(entry):
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, new / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
 
 
 def _umask() -> int:

@@ -1,0 +1,51 @@
+"""A model directory: config.json, weights, generation_config.json. Loads no TensorFlow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError
+from tfgpt.families.family import Family
+from tfgpt.families.registry import family, family_of_model_type
+from tfgpt.files import write_json
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; `InputError` when it is missing, broken, or not an object."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: expected a model directory with a {Path(path).name}") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}): restore or download it again") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}: expected a JSON object")
+    return values
+
+
+def read_model_config(directory: Path) -> tuple[Family, ModelConfig]:
+    """The family and the config that a directory's config.json states."""
+    path = Path(directory) / CONFIG_FILE
+    values = read_json(path)
+    if "model_type" not in values:
+        raise InputError(f"{path} has no 'model_type': expected one such as 'gpt2'")
+    try:
+        found = family_of_model_type(values["model_type"])
+        return found, found.read_config(values)
+    except InputError as error:
+        raise InputError(
+            f"{path}: {str(error).removeprefix('config.json ').removeprefix('config.json: ')}"
+        ) from None
+
+
+def write_model_config(config: ModelConfig, directory: Path, dtype: str = "float32") -> None:
+    """Writes config.json and generation_config.json as transformers reads them."""
+    values = family(config.family).write_config(config)
+    write_json(Path(directory) / CONFIG_FILE, {**values, "dtype": dtype})
+    tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    known = {name: token for name, token in tokens.items() if token is not None}
+    write_json(Path(directory) / GENERATION_FILE, known)

@@ -1,0 +1,96 @@
+"""Running a family's weight table: published tensors -> tfgpt's weights, and back. Loads no TensorFlow."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from tfgpt.checkpoints.readers import TensorReader
+from tfgpt.checkpoints.rules import Rule, expand
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError
+from tfgpt.families.family import Family
+
+
+def read_weights(
+    reader: TensorReader, family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Yields every weight of the model as (its name in tfgpt, a function that reads it).
+
+    All names are checked before the first is yielded; shapes and finiteness as each is read.
+
+    Args:
+        reader: the published tensors.
+        family, config: whose table, and with how many layers.
+        shapes: the model's weights, by their names in tfgpt.
+
+    Raises:
+        InputError: a tensor is missing, left over, of another shape than the config says, or not finite.
+    """
+    published = _published_names(reader, family)
+    rules = expand(family.weights(config), config.num_layers)
+    _check_names(published, rules, family, reader.directory)
+    for rule in rules:
+        yield rule.target, _reading(reader, rule, published[rule.source], shapes[rule.target])
+
+
+def _reading(reader: TensorReader, rule: Rule, name: str, shape: tuple[int, ...]):
+    def read() -> np.ndarray:
+        (tensor,) = rule.transform.forward([reader.read(name)])
+        if tensor.shape != shape:
+            raise InputError(
+                f"{reader.directory}: tensor {name!r} has shape {list(tensor.shape)}, but config.json makes "
+                f"it {list(shape)}: the weights and the config are not of one model"
+            )
+        # A float sum is NaN or infinite if any element is; no array of flags is made.
+        if not np.isfinite(tensor.sum(dtype=np.float64)):
+            raise InputError(f"{reader.directory}: tensor {name!r} has NaN or infinite values")
+        return tensor
+
+    return read
+
+
+def _published_names(reader: TensorReader, family: Family) -> dict[str, str]:
+    """Name in the table -> name in the file, which may carry the family's prefix."""
+    return {name.removeprefix(family.prefix): name for name in reader.names()}
+
+
+def _check_names(published: dict[str, str], rules: list[Rule], family: Family, where) -> None:
+    wanted = {rule.source for rule in rules}
+    missing = [rule.source for rule in rules if rule.source not in published]
+    if missing:
+        raise InputError(
+            f"{where}: tensor {missing[0]!r} is missing{_and_more(missing)}; the config asks for it: found "
+            f"{len(published)} tensors"
+        )
+    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in family.ignored) or r"(?!)")
+    left = [name for name in published if name not in wanted and not ignored.fullmatch(name)]
+    if left:
+        raise InputError(
+            f"{where}: tensor {left[0]!r} has no place in a {family.title} of this config{_and_more(left)}"
+        )
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def published_tensors(
+    weights: dict[str, Callable[[], np.ndarray]], family: Family, config: ModelConfig
+) -> Iterable[tuple[str, np.ndarray]]:
+    """The inverse: (published name, tensor) for every row of the table, read one at a time.
+
+    Raises:
+        InputError: the model has a weight that the family's format has no place for, or lacks one.
+    """
+    rules = expand(family.weights(config), config.num_layers)
+    extra = sorted(set(weights) - {rule.target for rule in rules})
+    missing = sorted({rule.target for rule in rules} - set(weights))
+    if extra or missing:
+        found = f"has {extra[0]!r}" if extra else f"lacks {missing[0]!r}"
+        raise InputError(f"the model {found}: {family.title}'s format has another set of weights")
+    for rule in rules:
+        (tensor,) = rule.transform.inverse([weights[rule.target]()])
+        # The head stands outside the base model in every published format.
+        prefix = "" if rule.source.startswith("lm_head.") else family.prefix
+        yield prefix + rule.source, tensor

@@ -1,0 +1,262 @@
+"""What a model is: one frozen dataclass and its enums. Loads no TensorFlow.
+
+The families of GPT differ on few axes. An exclusive choice is one enum here, and layers are chosen by it
+when a model is built, never while it is called.
+"""
+
+import dataclasses
+import enum
+from typing import Any
+
+from tfgpt.errors import InputError, nearest
+
+
+class Norm(str, enum.Enum):
+    """Normalisation over the hidden dimension."""
+
+    LAYER = "layer"
+    RMS = "rms"
+
+
+class Residual(str, enum.Enum):
+    """How attention and MLP are wired to the residual stream (drawn in `tfgpt.layers.block`)."""
+
+    PRE_NORM = "pre_norm"
+    POST_NORM = "post_norm"
+    PARALLEL_ONE_NORM = "parallel_one_norm"
+    PARALLEL_TWO_NORMS = "parallel_two_norms"
+
+
+class Positions(str, enum.Enum):
+    """Where the model learns the order of its tokens from."""
+
+    LEARNED = "learned"
+    ROTARY_SPLIT = "rotary_split"
+    ROTARY_INTERLEAVED = "rotary_interleaved"
+
+
+class Attention(str, enum.Enum):
+    """What one layer's queries may look at: everything before them, or a band of `window` tokens."""
+
+    GLOBAL = "global"
+    LOCAL = "local"
+
+
+class Activation(str, enum.Enum):
+    """The nonlinearity of the MLP (Hendrycks and Gimpel 2016, exact or its tanh approximation)."""
+
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    RELU = "relu"
+
+
+_ENUMS = {"norm": Norm, "residual": Residual, "positions": Positions, "activation": Activation}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The shape and the choices of one causal Transformer.
+
+    Args:
+        vocabulary_size: number of tokens.
+        context_length: largest number of tokens a position exists for.
+        num_layers: number of Transformer blocks.
+        num_heads: query heads of each attention layer.
+        hidden_dim: width of the residual stream.
+        intermediate_dim: width of the MLP; `None` means `4 * hidden_dim`.
+        num_key_value_heads: key and value heads (grouped-query attention); `None` means `num_heads`.
+        head_dim: width of a head; `None` means `hidden_dim // num_heads`. GPT-3's table needs it free.
+        family: the file in `tfgpt.families` that reads and writes this model's checkpoints.
+        norm, norm_epsilon, residual, positions, activation: the axes; see the enums above.
+        attention_pattern: kinds of attention, repeated over the layers: `("global", "local")` alternates.
+        window: tokens a query of a local layer sees, itself included.
+        score_scale: factor on query-key products; `None` means `head_dim ** -0.5`.
+        scale_by_inverse_layer: divide the scores of layer i (from 0) by i + 1 as well.
+        rotary_dim: rotated part of each head; `None` means all of it. `rotary_base`: its wavelength base.
+        attention_bias, attention_output_bias, mlp_bias: whether the linear maps have biases.
+        tie_embeddings: the head is the token table transposed. `head_bias`: the head adds a bias.
+        dropout: rate on the residual branches; `attention_dropout` and `embedding_dropout` follow it when
+            `None`.
+        initializer_range: standard deviation of the initial weights (Radford et al. 2019, section 2.3).
+        bos_token_id, eos_token_id, pad_token_id: special tokens; `None` where the model has none.
+
+    Raises:
+        InputError: a value is of the wrong type, out of range, or contradicts another.
+    """
+
+    vocabulary_size: int
+    context_length: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int | None = None
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    family: str = "gpt2"
+    norm: Norm = Norm.LAYER
+    norm_epsilon: float = 1e-5
+    residual: Residual = Residual.PRE_NORM
+    positions: Positions = Positions.LEARNED
+    activation: Activation = Activation.GELU_TANH
+    attention_pattern: tuple[Attention, ...] = (Attention.GLOBAL,)
+    window: int | None = None
+    score_scale: float | None = None
+    scale_by_inverse_layer: bool = False
+    rotary_dim: int | None = None
+    rotary_base: float = 10000.0
+    attention_bias: bool = True
+    attention_output_bias: bool = True
+    mlp_bias: bool = True
+    tie_embeddings: bool = True
+    head_bias: bool = False
+    dropout: float = 0.0
+    attention_dropout: float | None = None
+    embedding_dropout: float | None = None
+    initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self):
+        self._coerce_enums()
+        self._check_types()
+        self._fill_defaults()
+        self._check_ranges()
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """Dropout rates of (residual branches, attention probabilities, embeddings)."""
+        attention = self.dropout if self.attention_dropout is None else self.attention_dropout
+        embedding = self.dropout if self.embedding_dropout is None else self.embedding_dropout
+        return self.dropout, attention, embedding
+
+    def attention_of(self, layer: int) -> Attention:
+        """The kind of attention of layer number `layer`, counted from 0."""
+        return self.attention_pattern[layer % len(self.attention_pattern)]
+
+    def window_of(self, layer: int) -> int | None:
+        """Tokens that a query of this layer sees, itself included; `None` is all of them."""
+        return self.window if self.attention_of(layer) is Attention.LOCAL else None
+
+    def score_scale_of(self, layer: int) -> float:
+        """The factor on the query-key products of this layer."""
+        scale = self.head_dim**-0.5 if self.score_scale is None else self.score_scale
+        return scale / (layer + 1) if self.scale_by_inverse_layer else scale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (enums as their strings), fit for JSON and for `from_dict`."""
+        values = dataclasses.asdict(self)
+        for name in _ENUMS:
+            values[name] = values[name].value
+        values["attention_pattern"] = [kind.value for kind in self.attention_pattern]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`. An unknown or a missing key raises `InputError`."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in fields:
+                raise InputError(f"ModelConfig has no field {name!r}{nearest(name, fields)}")
+        for name, field in fields.items():
+            if field.default is dataclasses.MISSING and name not in values:
+                raise InputError(f"ModelConfig needs {name!r}: found only {', '.join(values) or 'nothing'}")
+        return cls(**values)
+
+    def replace(self, **changes) -> "ModelConfig":
+        """A copy with some fields changed, checked again."""
+        return ModelConfig.from_dict({**self.to_dict(), **changes})
+
+    def _coerce_enums(self):
+        for name, kind in _ENUMS.items():
+            object.__setattr__(self, name, _member(kind, getattr(self, name), name))
+        pattern = self.attention_pattern
+        if isinstance(pattern, str) or not isinstance(pattern, (list, tuple)) or not pattern:
+            raise InputError(f"attention_pattern is {pattern!r}: expected a list such as ['global', 'local']")
+        kinds = tuple(_member(Attention, kind, "attention_pattern") for kind in pattern)
+        object.__setattr__(self, "attention_pattern", kinds)
+
+    def _check_types(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kinds = _PLAIN.get(field.type)
+            if kinds is None:
+                continue
+            # bool is an int in Python; a model with True layers is a mistake all the same.
+            wrong_bool = isinstance(value, bool) and bool not in kinds
+            if wrong_bool or not isinstance(value, kinds):
+                raise InputError(f"{field.name} is {value!r}: expected {_spell(field.type)}")
+            if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+
+    def _fill_defaults(self):
+        for name in ("vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.head_dim is None and self.hidden_dim % self.num_heads:
+            raise InputError(
+                f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}: "
+                "change one of them, or state head_dim"
+            )
+        defaults = {
+            "intermediate_dim": 4 * self.hidden_dim,
+            "num_key_value_heads": self.num_heads,
+            "head_dim": self.hidden_dim // self.num_heads,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    def _check_ranges(self):
+        for name in ("intermediate_dim", "num_key_value_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
+        if self.num_heads % self.num_key_value_heads:
+            raise InputError(
+                f"num_heads {self.num_heads} is not a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}: every key head serves the same number of query heads"
+            )
+        for name in ("dropout", "attention_dropout", "embedding_dropout"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 <= rate < 1.0:
+                raise InputError(f"{name} is {rate}: expected a rate from 0 up to, but not including, 1")
+        if not self.norm_epsilon > 0:
+            raise InputError(f"norm_epsilon is {self.norm_epsilon}: expected a number above 0")
+        if Attention.LOCAL in self.attention_pattern and (self.window is None or self.window < 1):
+            raise InputError(
+                f"attention_pattern has local layers but window is {self.window}: state how many tokens "
+                "they see (at least 1)"
+            )
+        rotated = self.rotary_dim
+        if rotated is not None and (rotated % 2 or not 0 < rotated <= self.head_dim):
+            raise InputError(
+                f"rotary_dim is {rotated}: expected an even number up to head_dim {self.head_dim}"
+            )
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < self.vocabulary_size:
+                raise InputError(f"{name} is {token}: expected an id from 0 to {self.vocabulary_size - 1}")
+
+
+_PLAIN = {
+    int: (int,),
+    float: (float, int),
+    bool: (bool,),
+    str: (str,),
+    int | None: (int, type(None)),
+    float | None: (float, int, type(None)),
+}
+
+
+def _spell(kind) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}.get(
+        kind, "a whole number or null" if kind == int | None else "a number or null"
+    )
+
+
+def _member(kind: type[enum.Enum], value, name: str):
+    try:
+        return kind(value)
+    except ValueError:
+        names = [member.value for member in kind]
+        raise InputError(f"{name} is {value!r}{nearest(str(value), names)}") from None

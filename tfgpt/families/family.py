@@ -1,0 +1,86 @@
+"""What a family's file states, and the two directions of its config.json. Loads no TensorFlow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfgpt.checkpoints.rules import Rule
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Family:
+    """The facts of one family.
+
+    Args:
+        name: the key in the registry and in `ModelConfig.family`.
+        title: as people write it.
+        paper, reference: where the facts come from.
+        model_type: the `model_type` of its config.json.
+        architecture: the class name that config.json lists for a language model.
+        defaults: what config.json means when it leaves a key out (the reference's own defaults).
+        fields: config.json key -> ModelConfig field, one to one.
+        required: keys without which a config.json does not say what the model is.
+        sizes: size name -> ModelConfig fields.
+        weights: the weight table of a config.
+        prefix: what a language model's tensors carry before the names in the table.
+        ignored: regular expressions of tensors that are derived, not learned.
+        read_particulars: config.json values -> the ModelConfig fields that are not one to one.
+        write_particulars: the inverse.
+    """
+
+    name: str
+    title: str
+    paper: str
+    reference: str
+    model_type: str
+    architecture: str
+    defaults: dict[str, Any]
+    fields: dict[str, str]
+    required: tuple[str, ...]
+    sizes: dict[str, dict[str, Any]]
+    weights: Callable[[ModelConfig], tuple[Rule, ...]]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    read_particulars: Callable[[dict], dict] = field(default=lambda values: {})
+    write_particulars: Callable[[ModelConfig], dict] = field(default=lambda config: {})
+
+    def read_config(self, values: dict[str, Any]) -> ModelConfig:
+        """The ModelConfig of a config.json's values.
+
+        Raises:
+            InputError: a key is missing, or a value is not of this family.
+        """
+        for key in self.required:
+            if key not in values:
+                raise InputError(
+                    f"config.json has no {key!r}, which a {self.title} model needs: found "
+                    f"{', '.join(sorted(values)) or 'no key at all'}"
+                )
+        values = {**self.defaults, **values}
+        fields = {ours: values[theirs] for theirs, ours in self.fields.items() if theirs in values}
+        try:
+            return ModelConfig(family=self.name, **fields, **self.read_particulars(values))
+        except InputError as error:
+            theirs = {ours: key for key, ours in self.fields.items()}
+            word = str(error).split(" ", 1)[0]
+            hint = f" ({word} is {theirs[word]!r} in config.json)" if word in theirs else ""
+            raise InputError(f"config.json: {error}{hint}") from None
+
+    def write_config(self, config: ModelConfig) -> dict[str, Any]:
+        """The config.json values of a ModelConfig, as the reference implementation reads them."""
+        values = {"model_type": self.model_type, "architectures": [self.architecture]}
+        values.update({theirs: getattr(config, ours) for theirs, ours in self.fields.items()})
+        values.update(self.write_particulars(config))
+        return values
+
+    def config_of(self, size: str, **changes) -> ModelConfig:
+        """The ModelConfig of a published size.
+
+        Raises:
+            InputError: there is no such size; the message names the nearest.
+        """
+        if size not in self.sizes:
+            raise InputError(f"{self.title} has no size {size!r}{nearest(size, self.sizes)}")
+        return ModelConfig.from_dict({"family": self.name, **self.sizes[size], **changes})

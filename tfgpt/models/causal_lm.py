@@ -1,0 +1,176 @@
+"""The language model: the decoder and its head, as a Keras model."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfgpt.checkpoints.directory import read_model_config, write_model_config
+from tfgpt.checkpoints.hub import resolve
+from tfgpt.checkpoints.readers import TensorReader
+from tfgpt.checkpoints.translate import published_tensors, read_weights
+from tfgpt.checkpoints.writers import write_tensors
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError
+from tfgpt.families.registry import family
+from tfgpt.files import replacing_directory
+from tfgpt.layers.linear import Linear
+from tfgpt.models.decoder import Decoder
+from tfgpt.models.deferred import deferred_variables, fill, fill_with_initializer
+from tfgpt.models.trainer import Trainer
+
+
+@keras.saving.register_keras_serializable("tfgpt")
+class CausalLM(Trainer):
+    """A causal language model of any family: `compile`, `fit` and `save` are Keras's own.
+
+    Its weights exist as soon as it is made, so it can be made inside `strategy.scope()`.
+
+    Args:
+        config: a `ModelConfig`, or the dictionary of one.
+        dtype: Keras dtype policy: "float32", "mixed_bfloat16", "mixed_float16", "bfloat16", ...
+
+    Example:
+
+        model = CausalLM(ModelConfig(vocabulary_size=65, context_length=64, num_layers=2, num_heads=2,
+                                     hidden_dim=32))
+        logits = model(token_ids)                                    # [batch, length, vocabulary]
+        logits, cache = model(token_ids, cache=model.empty_cache(batch_size=1))
+    """
+
+    def __init__(self, config: ModelConfig, dtype=None, **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
+        self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
+        self.decoder = Decoder(self.config, name="decoder", dtype=self.dtype_policy)
+        self.supports_masking = True
+        self.head = None
+        if not self.config.tie_embeddings:
+            self.head = Linear(
+                self.config.vocabulary_size, self.config.head_bias, name="head", dtype=self.dtype_policy
+            )
+        self.build((None, None))
+
+    def build(self, input_shape):
+        self.decoder.build(input_shape)
+        if self.head is not None:
+            self.head.build((*input_shape, self.config.hidden_dim))
+        self.built = True
+
+    def call(self, token_ids, positions=None, mask=None, cache=None, training=None):
+        """Token ids to logits.
+
+        Args:
+            token_ids: int `[batch, length]`.
+            positions: int `[batch, length]`; `None` derives them from the mask, or counts on from the cache.
+            mask: int or bool `[batch, slots]` over cached and new tokens, 1 for real ones; `None`: all are.
+            cache: from `empty_cache` or an earlier call.
+            training: whether dropout is active.
+
+        Returns:
+            logits `[batch, length, vocabulary]` in the compute dtype; with a cache, the pair (logits, cache).
+
+        Raises:
+            InputError: the length is larger than the context.
+        """
+        length = token_ids.shape[1]
+        if length is not None and length > self.config.context_length:
+            raise InputError(
+                f"found {length} tokens, expected at most the context of {self.config.context_length}: "
+                "shorten the text, or split it"
+            )
+        hidden, present = self.decoder(
+            token_ids, positions=positions, mask=mask, cache=cache, training=training
+        )
+        logits = self.decoder.token_embedding.project(hidden) if self.head is None else self.head(hidden)
+        return logits if cache is None else (logits, present)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        # The mask is an argument like any other; Keras must not hang it on the logits.
+        return None
+
+    def empty_cache(self, batch_size: int, capacity: int | None = None):
+        """A cache without tokens, growing or of fixed capacity; see `tfgpt.layers.cache`."""
+        from tfgpt.layers.cache import empty_cache
+
+        return empty_cache(self.config, batch_size, capacity, self.compute_dtype)
+
+    def generate(self, prompts, options=None, *, tokenizer=None, on_token=None):
+        """Continues prompts (strings with a `tokenizer`, or lists of ids); see `tfgpt.generation`.
+
+        Returns:
+            a list of `Generation`, one per prompt.
+        """
+        from tfgpt.generation.keras_decoder import generate_with_keras
+
+        return generate_with_keras(self, prompts, options, tokenizer=tokenizer, on_token=on_token)
+
+    def named_weights(self) -> dict[str, keras.Variable]:
+        """The weights that checkpoints hold, by their path within the model (`decoder/final_norm/scale`)."""
+        return {variable.path.split("/", 1)[1]: variable for variable in self.trainable_variables}
+
+    @classmethod
+    def from_family(cls, name: str, size: str, dtype=None, **changes) -> "CausalLM":
+        """A published size with random weights: `from_family("gpt2", size="124m", dropout=0.0)`."""
+        return cls(family(name).config_of(size, **changes), dtype=dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike, dtype=None, revision: str | None = None
+    ) -> "CausalLM":
+        """Loads a model directory, or a repository of the hub, in the Hugging Face format.
+
+        Tensors go from file to variable one at a time, so memory peaks at the weights plus one tensor.
+
+        Args:
+            source: directory with config.json and safetensors, or an id such as "openai-community/gpt2".
+            dtype: Keras dtype policy; `None` is Keras's default.
+            revision: of the hub's repository.
+
+        Raises:
+            InputError: the directory is incomplete or contradicts itself.
+        """
+        directory = resolve(source, revision)
+        found, config = read_model_config(directory)
+        with TensorReader(directory) as reader:
+            with deferred_variables():
+                model = cls(config, dtype=dtype)
+            weights = model.named_weights()
+            shapes = {name: tuple(variable.shape) for name, variable in weights.items()}
+            for name, read in read_weights(reader, found, config, shapes):
+                fill(weights[name], read())
+        for variable in model.variables:
+            fill_with_initializer(variable)  # the seeds of dropout, which checkpoints do not hold
+        return model
+
+    def save_pretrained(self, directory: str | os.PathLike, max_shard_size: int = 5_000_000_000) -> None:
+        """Writes a Hugging Face model directory: config.json, generation_config.json and safetensors.
+
+        Files that are in the directory already and are not replaced (a tokenizer) are kept. The weights keep
+        the dtype of the variables.
+
+        Args:
+            directory: made if missing, replaced as a whole when everything is written.
+            max_shard_size: bytes above which weights are split into several files.
+        """
+        reading = {name: _reader_of(variable) for name, variable in self.named_weights().items()}
+        with replacing_directory(directory, keep=_keeps_beside_weights) as temporary:
+            write_model_config(self.config, temporary, dtype=self.variable_dtype)
+            tensors = published_tensors(reading, family(self.config.family), self.config)
+            write_tensors(tensors, temporary, max_shard_size)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "config": self.config.to_dict(),
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+
+def _reader_of(variable: keras.Variable):
+    return lambda: np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def _keeps_beside_weights(path: Path) -> bool:
+    """Whether a file of an older directory still belongs beside new weights."""
+    return not path.name.endswith((".safetensors", ".safetensors.index.json"))
