@@ -11,15 +11,16 @@ K key and value heads, D width of a head, E hidden width.
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from keras import ops
 
-_replacements: contextvars.ContextVar[dict[str, Callable]] = contextvars.ContextVar(
-    "replacements", default={}
-)  # noqa: B039
+_replacements: contextvars.ContextVar[Mapping[str, Callable]] = contextvars.ContextVar(
+    "replacements", default=MappingProxyType({})
+)
 
 NAMES: list[str] = []
 
