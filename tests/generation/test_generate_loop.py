@@ -39,9 +39,11 @@ class HistoryDecoder:
         return self._logits()
 
     def keep(self, rows):
-        if self.drops:
-            self.rows = [self.rows[row] for row in rows]
-        return self.drops
+        if not self.drops:
+            return np.arange(len(self.rows))
+        # Any order is allowed.
+        self.rows = [self.rows[row] for row in rows[::-1]]
+        return rows[::-1]
 
     def _logits(self):
         self.widths.append(len(self.rows))

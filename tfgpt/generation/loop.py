@@ -46,8 +46,15 @@ class Decoder(Protocol):
     def step(self, token_ids: np.ndarray) -> np.ndarray:
         """Appends one token to each row held: int64 [batch] -> float [batch, vocabulary]."""
 
-    def keep(self, rows: np.ndarray) -> bool:
-        """Goes on with these rows only, or returns False and holds all; ascending places among those held."""
+    def keep(self, rows: np.ndarray) -> np.ndarray:
+        """Only these rows are still needed; the decoder may drop others and change their order.
+
+        Args:
+            rows: int [needed], ascending places among the rows held.
+
+        Returns:
+            int [held], for each row that is held from now on its place before.
+        """
 
 
 @dataclass(frozen=True)
@@ -119,9 +126,11 @@ def generate(
         for place, row in enumerate(held):
             if row.finish_reason is None:
                 row.advance(logits[place], sampler, ends, options.logprobs, on_token)
-        held, all_done = _drop_finished(held, decoder)
-        if all_done:
+        going = [place for place, row in enumerate(held) if row.finish_reason is None]
+        if not going:
             return [row.generation(options.logprobs) for row in rows]
+        if len(going) < len(held):
+            held = [held[place] for place in decoder.keep(np.array(going))]
         logits = decoder.step(np.array([row.token_ids[-1] for row in held], np.int64))  # [batch, vocabulary]
 
 
@@ -188,13 +197,3 @@ def _end_of_text_ids(options: GenerationOptions, tokenizer) -> tuple[int, ...]:
 
 def _limit(prompt: list[int], options: GenerationOptions, decoder: Decoder) -> int:
     return min(options.max_new_tokens, decoder.context_length - len(prompt))
-
-
-def _drop_finished(held: list[_Row], decoder: Decoder) -> tuple[list[_Row], bool]:
-    """The rows the decoder goes on with, and whether none of them needs it."""
-    going = [place for place, row in enumerate(held) if row.finish_reason is None]
-    if not going or len(going) == len(held):
-        return held, not going
-    if decoder.keep(np.array(going)):
-        return [held[place] for place in going], False
-    return held, False

@@ -1,0 +1,120 @@
+"""What an export directory holds, read and checked before anything is loaded.
+
+exported/
+  config.json              context length, vocabulary size, end of text
+  generation_config.json   default options (may be missing)
+  genai_config.json        the same facts for onnxruntime-genai (may be missing)
+  tokenizer.json           (may be missing: then prompts are token ids)
+  onnx/model.onnx          fp32, and beside it the other precisions of `FILE_OF_PRECISION`
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfgpt.errors import InputError, nearest
+from tfgpt.generation.options import GenerationOptions
+
+# The names that transformers.js looks for.
+FILE_OF_PRECISION = {
+    "fp32": "model.onnx",
+    "fp16": "model_fp16.onnx",
+    "int8": "model_quantized.onnx",
+    "int4": "model_q4.onnx",
+}
+# As config.json of GPT-2 and GPT-J, of Neo and NeoX and most others, and of GPT-1 name it.
+CONTEXT_LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
+
+
+@dataclass(frozen=True)
+class ExportDirectory:
+    """The facts of one export in one precision.
+
+    Attributes:
+        directory: the export itself.
+        model_path: the graph of the precision asked for.
+        context_length: prompt and new tokens of one row.
+        vocabulary_size: as config.json says, or None.
+        default_options: of generation_config.json, with the end-of-text ids wherever they stand.
+    """
+
+    directory: Path
+    model_path: Path
+    context_length: int
+    vocabulary_size: int | None
+    default_options: GenerationOptions
+
+
+def read_export_directory(directory: str | os.PathLike, precision: str) -> ExportDirectory:
+    """Reads the configuration files and finds the graph.
+
+    Raises:
+        InputError: the directory or the precision is missing, a file is not JSON, or a needed key is absent.
+    """
+    directory = Path(directory)
+    model_path = _model_path(directory, precision)
+    config = _read_object(directory / "config.json")
+    genai = _read_object(directory / "genai_config.json", optional=True).get("model", {})
+    generation = _read_object(directory / "generation_config.json", optional=True)
+    if generation.get("eos_token_id") is None:
+        # Newer files keep it in generation_config.json, older ones in config.json.
+        ids = (found.get("eos_token_id") for found in (config, genai))
+        generation["eos_token_id"] = next((item for item in ids if item is not None), None)
+    return ExportDirectory(
+        directory=directory,
+        model_path=model_path,
+        context_length=_context_length(directory, config, genai),
+        vocabulary_size=_positive(directory / "config.json", config, "vocab_size"),
+        default_options=GenerationOptions.from_generation_config(generation),
+    )
+
+
+def _model_path(directory: Path, precision: str) -> Path:
+    if precision not in FILE_OF_PRECISION:
+        raise InputError(f"found precision {precision!r}{nearest(str(precision), FILE_OF_PRECISION)}")
+    if not directory.is_dir():
+        raise InputError(f"found no directory {directory}, expected an export; make one with `tfgpt export`")
+    folder = directory / "onnx"
+    there = [name for name, file in FILE_OF_PRECISION.items() if (folder / file).is_file()]
+    if precision in there:
+        return folder / FILE_OF_PRECISION[precision]
+    if there:
+        raise InputError(
+            f"found {', '.join(there)} in {folder}, expected {precision} ({FILE_OF_PRECISION[precision]}); "
+            f"ask for one of those, or export with --precision {precision}"
+        )
+    raise InputError(f"found no onnx/*.onnx in {directory}, expected an export; make one with `tfgpt export`")
+
+
+def _read_object(path: Path, optional: bool = False) -> dict:
+    if not path.is_file():
+        if optional:
+            return {}
+        raise InputError(f"found no {path.name} in {path.parent}, expected one; export the model again")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"found no valid JSON in {path} ({error}), expected an object") from error
+    if not isinstance(value, dict):
+        raise InputError(f"found {type(value).__name__} in {path}, expected a JSON object")
+    return value
+
+
+def _context_length(directory: Path, config: dict, genai: dict) -> int:
+    for key in CONTEXT_LENGTH_KEYS:
+        if key in config:
+            return _positive(directory / "config.json", config, key)
+    if "context_length" in genai:
+        return _positive(directory / "genai_config.json", genai, "context_length")
+    raise InputError(
+        f"found no context length in {directory / 'config.json'}, expected one of the keys "
+        f"{', '.join(CONTEXT_LENGTH_KEYS)}; export the model again"
+    )
+
+
+def _positive(path: Path, config: dict, key: str) -> int | None:
+    value = config.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError(f"found {key}={value!r} in {path}, expected an integer of at least 1")
+    return value
