@@ -40,7 +40,9 @@ class GrowingCacheDecoder:
     def step(self, token_ids: np.ndarray) -> np.ndarray:
         """See `Decoder.step`."""
         self._mask = np.pad(self._mask, ((0, 0), (0, 1)), constant_values=1)
-        return self._run(token_ids[:, None], position_ids(self._mask)[:, -1:], self._mask)
+        # A row that has filled its context is still computed while others go on: its position stays legal.
+        positions = np.minimum(position_ids(self._mask)[:, -1:], self.context_length - 1)
+        return self._run(token_ids[:, None], positions, self._mask)
 
     def keep(self, rows: np.ndarray) -> np.ndarray:
         """See `Decoder.keep`: all rows go on."""
