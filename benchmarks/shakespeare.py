@@ -152,6 +152,64 @@ def transformers_step(model, optimizer, token_ids, labels, step: int):
     return loss
 
 
+def tfgpt_model(vocabulary_size: int, seed: int = 0):
+    """The same shapes as tfgpt's `CausalLM`, freshly initialised."""
+    import keras
+
+    import tfgpt
+
+    keras.utils.set_random_seed(seed)
+    config = tfgpt.ModelConfig(
+        vocabulary_size=vocabulary_size,
+        context_length=CONTEXT_LENGTH,
+        num_layers=NUM_LAYERS,
+        num_heads=NUM_HEADS,
+        hidden_dim=HIDDEN_DIM,
+        dropout=0.0,
+    )
+    return tfgpt.CausalLM(config)
+
+
+def keras_hub_model(vocabulary_size: int, seed: int = 0):
+    """KerasHub's `GPT2CausalLM` without its preprocessor: the batches are token ids already."""
+    import keras
+    import keras_hub
+
+    keras.utils.set_random_seed(seed)
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=vocabulary_size,
+        num_layers=NUM_LAYERS,
+        num_heads=NUM_HEADS,
+        hidden_dim=HIDDEN_DIM,
+        intermediate_dim=4 * HIDDEN_DIM,
+        dropout=0.0,
+        max_sequence_length=CONTEXT_LENGTH,
+    )
+    return keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+
+
+def compile_keras(model, steps_per_execution: int) -> None:
+    """Compiles either Keras model with the setting's optimizer, plain Keras throughout, and XLA."""
+    import keras
+
+    optimizer = keras.optimizers.AdamW(
+        keras_learning_rate(),
+        weight_decay=WEIGHT_DECAY,
+        beta_1=BETAS[0],
+        beta_2=BETAS[1],
+        epsilon=1e-8,
+        global_clipnorm=CLIP_NORM,
+    )
+    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
+    optimizer.exclude_from_weight_decay(var_list=vectors)
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=True,
+        steps_per_execution=steps_per_execution,
+    )
+
+
 def keras_learning_rate():
     """`learning_rate` as a Keras schedule."""
     import keras
@@ -163,6 +221,14 @@ def keras_learning_rate():
         warmup_target=LEARNING_RATE,
         warmup_steps=WARMUP_STEPS,
     )
+
+
+def keras_dataset(corpus: Corpus, num_steps: int, seed: int, inputs=lambda token_ids: token_ids):
+    """The batches of `batches` as a tf.data.Dataset of (inputs(token_ids), labels)."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(batches(corpus.train, num_steps, seed))
+    return dataset.map(lambda token_ids, labels: (inputs(token_ids), labels)).prefetch(tf.data.AUTOTUNE)
 
 
 def _token_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

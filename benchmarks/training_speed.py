@@ -27,68 +27,27 @@ SIDES = ("tfgpt", "keras-hub", "transformers eager", "transformers compiled")
 
 
 def prepare_tfgpt(steps_per_execution: int):
-    """`CausalLM.fit` as a recipe would call it."""
-    import tfgpt
-
-    config = tfgpt.ModelConfig(
-        vocabulary_size=len(shakespeare.load().vocabulary),
-        context_length=shakespeare.CONTEXT_LENGTH,
-        num_layers=shakespeare.NUM_LAYERS,
-        num_heads=shakespeare.NUM_HEADS,
-        hidden_dim=shakespeare.HIDDEN_DIM,
-        intermediate_dim=4 * shakespeare.HIDDEN_DIM,
-        dropout=0.0,
-    )
-    return _prepare_fit(tfgpt.CausalLM(config), lambda token_ids: token_ids, steps_per_execution)
+    """`CausalLM.fit`."""
+    corpus = shakespeare.load()
+    model = shakespeare.tfgpt_model(len(corpus.vocabulary))
+    return _prepare_fit(model, steps_per_execution)
 
 
 def prepare_keras_hub(steps_per_execution: int):
-    """KerasHub's own model and `fit`, without its preprocessor: the batches are token ids already."""
-    import keras_hub
+    """`GPT2CausalLM.fit`."""
     import tensorflow as tf
 
-    backbone = keras_hub.models.GPT2Backbone(
-        vocabulary_size=len(shakespeare.load().vocabulary),
-        num_layers=shakespeare.NUM_LAYERS,
-        num_heads=shakespeare.NUM_HEADS,
-        hidden_dim=shakespeare.HIDDEN_DIM,
-        intermediate_dim=4 * shakespeare.HIDDEN_DIM,
-        dropout=0.0,
-        max_sequence_length=shakespeare.CONTEXT_LENGTH,
-    )
-    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
-    return _prepare_fit(
-        model,
-        lambda token_ids: {"token_ids": token_ids, "padding_mask": tf.ones_like(token_ids)},
-        steps_per_execution,
-    )
+    def inputs(token_ids):
+        return {"token_ids": token_ids, "padding_mask": tf.ones_like(token_ids)}
+
+    corpus = shakespeare.load()
+    model = shakespeare.keras_hub_model(len(corpus.vocabulary))
+    return _prepare_fit(model, steps_per_execution, inputs)
 
 
-def _prepare_fit(model, inputs, steps_per_execution: int):
+def _prepare_fit(model, steps_per_execution: int, inputs=lambda token_ids: token_ids):
     """Compiles either Keras model in the same way; returns the measurement."""
     import keras
-    import tensorflow as tf
-
-    optimizer = keras.optimizers.AdamW(
-        shakespeare.keras_learning_rate(),
-        weight_decay=shakespeare.WEIGHT_DECAY,
-        beta_1=shakespeare.BETAS[0],
-        beta_2=shakespeare.BETAS[1],
-        epsilon=1e-8,
-        global_clipnorm=shakespeare.CLIP_NORM,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=True,
-        steps_per_execution=steps_per_execution,
-    )
-
-    def dataset(num_steps: int, seed: int):
-        arrays = shakespeare.batches(shakespeare.load().train, num_steps, seed)
-        batches = tf.data.Dataset.from_tensor_slices(arrays)
-        return batches.map(lambda token_ids, labels: (inputs(token_ids), labels)).prefetch(tf.data.AUTOTUNE)
 
     class Clock(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -97,9 +56,13 @@ def _prepare_fit(model, inputs, steps_per_execution: int):
         def on_train_batch_end(self, batch, logs=None):
             self.times.append((batch, time.perf_counter()))
 
+    corpus = shakespeare.load()
+    shakespeare.compile_keras(model, steps_per_execution)
+
     def rate(num_steps: int, seed: int) -> dict:
         clock = Clock()
-        model.fit(dataset(num_steps, seed), epochs=1, verbose=0, callbacks=[clock])
+        dataset = shakespeare.keras_dataset(corpus, num_steps, seed, inputs)
+        model.fit(dataset, epochs=1, verbose=0, callbacks=[clock])
         (first, start), (last, end) = clock.times[0], clock.times[-1]
         return {"value": (last - first) / (end - start)}
 

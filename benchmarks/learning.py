@@ -1,0 +1,130 @@
+"""Validation loss after nanoGPT's 2,000 steps on tinyshakespeare: tfgpt and PyTorch's transformers.
+
+Goal 1 of the project's numbers: at most 1.88, the validation loss that nanoGPT's README states.
+
+Command:  python benchmarks/peers.py make torch
+          python benchmarks/learning.py [--output benchmarks/results/NAME.json]
+Setting:  benchmarks/shakespeare.py (4 layers, 4 heads, 128 wide, context 64, batch 12, no dropout, AdamW).
+          Both sides see the same batches in the same order, from random weights of their own; every
+          repetition has other weights and other batches. "whole" is the loss over every character of the
+          validation part, each predicted once, in windows side by side; "sampled" is nanoGPT's own estimate,
+          the mean over 20 random batches of 12, the same ones every time. The goal is held against the larger
+          of the two.
+Hardware: any CPU, fp32. Time: about 3 minutes for a repetition on 2 cores.
+"""
+
+import argparse
+import statistics
+import sys
+
+import measure
+import numpy as np
+import shakespeare
+
+PACKAGES = ("tfgpt", "tensorflow", "keras", "torch", "transformers")
+SIDES = ("tfgpt", "transformers")
+STEPS_PER_EXECUTION = 10
+
+
+def prepare_tfgpt(num_steps: int):
+    """`CausalLM.fit` with XLA."""
+    corpus = shakespeare.load()
+
+    def train(seed: int) -> shakespeare.Predict:
+        model = shakespeare.tfgpt_model(len(corpus.vocabulary), seed)
+        shakespeare.compile_keras(model, STEPS_PER_EXECUTION)
+        model.fit(shakespeare.keras_dataset(corpus, num_steps, seed), epochs=1, verbose=0)
+        return lambda token_ids: model.predict_on_batch(token_ids)
+
+    return _measurement(corpus, train)
+
+
+def prepare_transformers(num_steps: int):
+    """Hugging Face's GPT-2 in nanoGPT's loop, compiled for speed alone."""
+    import torch
+
+    torch.set_num_threads(measure.THREADS)
+    corpus = shakespeare.load()
+
+    def train(seed: int) -> shakespeare.Predict:
+        token_ids, labels = (
+            torch.from_numpy(each).long() for each in shakespeare.batches(corpus.train, num_steps, seed)
+        )
+        model, optimizer = shakespeare.transformers_model(len(corpus.vocabulary), seed)
+        compiled = torch.compile(model)
+        for step in range(num_steps):
+            shakespeare.transformers_step(compiled, optimizer, token_ids[step], labels[step], step)
+
+        def predict(token_ids: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return model(torch.from_numpy(token_ids).long()).logits.numpy()
+
+        return predict
+
+    return _measurement(corpus, train)
+
+
+def _measurement(corpus: shakespeare.Corpus, train):
+    """Trains anew with the next seed at every call: {"value": whole loss, "sampled": nanoGPT's estimate}."""
+    seeds = iter(range(1, 1_000_000))
+
+    def measurement() -> dict:
+        predict = train(next(seeds))
+        return {
+            "value": shakespeare.whole_validation_loss(predict, corpus.validation),
+            "sampled": shakespeare.sampled_validation_loss(predict, corpus.validation),
+        }
+
+    return measurement
+
+
+def serve_side(side: str, num_steps: int) -> int:
+    preparation = {"tfgpt": prepare_tfgpt, "transformers": prepare_transformers}[side]
+    return measure.serve(lambda: preparation(num_steps), PACKAGES)
+
+
+def command_of(side: str, num_steps: int) -> list[str]:
+    import peers
+
+    python = peers.python("torch") if side == "transformers" else sys.executable
+    return [str(python), __file__, "--side", side, "--steps", str(num_steps)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    measure.add_arguments(parser, repetitions=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="measure only these")
+    parser.add_argument(
+        "--steps", type=int, default=shakespeare.NUM_STEPS, help="fewer only to try (default: %(default)s)"
+    )
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.side:
+        return serve_side(options.side, options.steps)
+
+    commands = {side: command_of(side, options.steps) for side in options.sides}
+    with measure.started(commands) as sides:
+        answers = measure.interleave({name: side.run for name, side in sides.items()}, options.repetitions)
+        versions = {name: side.versions for name, side in sides.items()}
+    rows = {}
+    for name, found in answers.items():
+        rows[f"{name}, whole"] = [each["value"] for each in found]
+        rows[f"{name}, sampled"] = [each["sampled"] for each in found]
+    targets = []
+    if "tfgpt" in answers:
+        worst = max(statistics.median(rows[f"tfgpt, {way}"]) for way in ("whole", "sampled"))
+        targets.append(
+            measure.Target("tfgpt's validation loss", worst, shakespeare.PUBLISHED_LOSS, at_least=False)
+        )
+    if len(answers) == 2:
+        found = measure.ratio(rows["tfgpt, whole"], rows["transformers, whole"])
+        targets.append(measure.Target("tfgpt / transformers, whole", found, 1.01, at_least=False))
+    facts = {"versions": versions, "steps": options.steps, "published": shakespeare.PUBLISHED_LOSS}
+    measure.report("learning", "nats/character", rows, targets, options.output, **facts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
