@@ -1,4 +1,4 @@
-"""Cleaning that changes as little as it can: line ends, control characters, trailing spaces, copies. No TF."""
+"""Cleaning that changes little: line ends, control characters, trailing spaces, copies. No TF."""
 
 import hashlib
 import re
@@ -35,7 +35,7 @@ class CleaningOptions:
     def __post_init__(self):
         if self.max_document_bytes is not None and self.max_document_bytes < 1:
             raise InputError(
-                f"found max_document_bytes {self.max_document_bytes}, expected at least 1, or null for no limit"
+                f"found max_document_bytes {self.max_document_bytes}, expected at least 1, or null"
             )
 
 

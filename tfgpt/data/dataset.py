@@ -1,7 +1,7 @@
 """tf.data over token shards: element k of training is a pure function of (shards, seed, k).
 
-Nothing is shuffled in a buffer and no state is kept, so resuming is `start_step=k`, exactly and at once, and any
-number of workers cut the same global batches. The arithmetic is in windows.py; `training_batch` and
+Nothing is shuffled in a buffer and no state is kept, so resuming is `start_step=k`, exactly and at once, and
+any number of workers cut the same global batches. The arithmetic is in windows.py; `training_batch` and
 `evaluation_batch` give the same elements as numpy arrays, for other frameworks and for tests.
 """
 
@@ -49,9 +49,9 @@ def training_dataset(
         batch_size: windows in a global batch, over all workers.
         seed: chooses the order.
         start_step: the step of the first element; k elements on from 0 is the same as starting at k.
-        num_workers, worker_index: with more than one worker each gets its rows of every global batch, and these
-            rows in the order of workers are the global batch. Under a tf.distribute strategy leave them alone:
-            the strategy cuts the global batch itself (the dataset carries AutoShardPolicy.DATA for that).
+        num_workers, worker_index: with more than one worker each gets its rows of every global batch, and
+            these rows in the order of workers are the global batch. Leave them alone under a tf.distribute
+            strategy, which cuts the global batch itself (the dataset carries AutoShardPolicy.DATA for it).
 
     Raises:
         InputError: fewer tokens than a window and its label, or sizes that do not fit.
@@ -99,18 +99,18 @@ def evaluation_batch(
 def evaluation_dataset(shards: TokenShards, context_length: int, batch_size: int, stride: int | None = None):
     """A finite tf.data.Dataset that predicts every token exactly once.
 
-    Elements are (token_ids int32, labels int32, sample_weight float32), all [batch, length]; the weights are 1 for
-    what counts and sum to `shards.num_tokens` over the dataset. The last window and the last batch are filled
-    up with zeros of weight 0, so that every element has the same shape.
+    Elements are (token_ids int32, labels int32, sample_weight float32), all [batch, length]; the weights are
+    1 for what counts and sum to `shards.num_tokens` over the dataset. The last window and the last batch are
+    filled up with zeros of weight 0, so that every element has the same shape.
 
     Args:
         shards: the packed tokens.
-        context_length: tokens in a window. A window knows nothing of what stands before it: its first label is
-            predicted from one token. The very first token of all is predicted from end-of-text (or from id 0
-            where the vocabulary has none).
+        context_length: tokens in a window. A window knows nothing of what stands before it: its first label
+            is predicted from one token. The very first token of all is predicted from end-of-text (or from
+            id 0 where the vocabulary has none).
         batch_size: windows in a batch.
-        stride: how far windows advance; less than `context_length` gives every token after the first window at
-            least `context_length - stride` tokens of context, at the price of more windows.
+        stride: how far windows advance; less than `context_length` gives every token after the first window
+            at least `context_length - stride` tokens of context, at the price of more windows.
     """
     import tensorflow as tf
 
@@ -143,7 +143,7 @@ def _begin_id(shards: TokenShards) -> int:
 def _local_size(batch_size: int, start_step: int, num_workers: int, worker_index: int) -> int:
     if batch_size < 1 or num_workers < 1 or batch_size % num_workers:
         raise InputError(
-            f"found batch_size {batch_size} for {num_workers} workers, expected a multiple of the number of workers"
+            f"found batch_size {batch_size} for {num_workers} workers, expected a multiple of that number"
         )
     if not 0 <= worker_index < num_workers:
         raise InputError(f"found worker_index {worker_index}, expected 0 to {num_workers - 1}")

@@ -81,9 +81,9 @@ def write_shards(
 ) -> TokenShards:
     """Tokenizes `documents` in order, each followed by end-of-text, and writes them as token shards.
 
-    Memory is bounded by the largest document, not by the corpus. Special tokens written in a text are encoded as
-    the characters they are, so that end-of-text only ever marks a true end. The directory appears when all
-    of it is written; one that is whole and has the same non-empty `inputs_fingerprint` is reused as it is.
+    Memory is bounded by the largest document, not by the corpus. Special tokens written in a text are encoded
+    as the characters they are, so that end-of-text only ever marks a true end. The directory appears when
+    all of it is written; one that is whole and has the same non-empty `inputs_fingerprint` is reused.
 
     Args:
         documents: the texts.

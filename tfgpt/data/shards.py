@@ -94,8 +94,8 @@ class TokenShards:
         shards = cls(directory, index, tokens)
         if shards._starts[-1] != index.num_tokens:
             raise InputError(
-                f"found {shards._starts[-1]} tokens in the shards of {directory}, expected {index.num_tokens}; "
-                "pack the corpus again"
+                f"found {shards._starts[-1]} tokens in the shards of {directory}, expected "
+                f"{index.num_tokens}; pack the corpus again"
             )
         _map(directory / DOCUMENT_STARTS_NAME, index.num_documents, np.dtype("<i8"))
         if verify:
@@ -145,7 +145,7 @@ class TokenShards:
         """
         if start < 0 or length < 0 or start + length > self.num_tokens:
             raise InputError(
-                f"found the window {start} to {start + length}, expected one within 0 to {self.num_tokens} tokens"
+                f"found the window {start} to {start + length}, expected one within 0 to {self.num_tokens}"
             )
         first = max(int(np.searchsorted(self._starts, start, side="right")) - 1, 0)
         parts, position, end = [], start, start + length
@@ -187,8 +187,8 @@ class TokenShards:
         """InputError if `tokenizer` is not the one that made these tokens."""
         if tokenizer.fingerprint() != self.tokenizer_fingerprint:
             raise InputError(
-                f"found tokens made by tokenizer {self.tokenizer_fingerprint} in {self.directory}, expected those of "
-                f"{tokenizer.fingerprint()}; use the tokenizer of the corpus, or pack it again"
+                f"found tokens made by tokenizer {self.tokenizer_fingerprint} in {self.directory}, expected "
+                f"those of {tokenizer.fingerprint()}; use the tokenizer of the corpus, or pack it again"
             )
 
     def _verify(self) -> None:
@@ -197,8 +197,8 @@ class TokenShards:
         for shard, tokens in zip(self.index.shards, self._tokens, strict=True):
             if hashlib.sha256(tokens.data).hexdigest() != shard["sha256"]:
                 raise InputError(
-                    f"found {shard['file']} in {self.directory} changed since it was written, expected sha256 "
-                    f"{shard['sha256'][:16]}...; pack the corpus again"
+                    f"found {shard['file']} in {self.directory} changed since it was written, expected "
+                    f"sha256 {shard['sha256'][:16]}...; pack the corpus again"
                 )
 
 

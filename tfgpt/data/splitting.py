@@ -7,7 +7,7 @@ from tfgpt.data.text import Document
 from tfgpt.errors import InputError
 
 
-def name_hash(name: str, seed: int = 0) -> float:
+def name_hash(name: str, seed: int | str = 0) -> float:
     """A number in [0, 1) that depends on `name` and `seed` alone, the same on every machine."""
     digest = hashlib.blake2b(f"{seed}\n{name}".encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -102,8 +102,8 @@ def _cut(document: Document, fraction: float) -> tuple[list[Document], list[Docu
     head, tail = document.text[:border], document.text[border:]
     if not head.strip() or not tail.strip():
         raise InputError(
-            f"found only {len(document.text)} characters in {document.name}, expected enough text for train and "
-            "validation; add text"
+            f"found only {len(document.text)} characters in {document.name}, expected enough for train "
+            "and validation; add text"
         )
     name = document.file
     return [Document(f"{name}#head", head, name)], [Document(f"{name}#tail", tail, name)]

@@ -127,8 +127,8 @@ def standard_library_files(include_tests: bool = False) -> list[CorpusFile]:
 def read_files(files: Sequence[CorpusFile], report: ReadingReport | None = None) -> Iterator[Document]:
     """The documents of `files` in order; each file is held in memory as a whole.
 
-    Files that cannot be opened, are broken archives, hold NUL bytes (binary) or are not UTF-8 are left out and
-    counted in `report`. A byte-order mark is dropped. Documents of nothing but white space are left out.
+    Files that cannot be opened, are broken archives, hold NUL bytes (binary) or are not UTF-8 are left out
+    and counted in `report`. A byte-order mark is dropped. Documents of nothing but white space are left out.
 
     Raises:
         InputError: a .jsonl line that is not a JSON object with a "text", naming file and line.
@@ -172,7 +172,7 @@ def empty_corpus(source, report: ReadingReport) -> InputError:
     """The error for a corpus without text, with the reasons."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(report.skipped.items()))
     return InputError(
-        f"found no text in {source} ({reasons or 'only white space'}), expected UTF-8 text; give another corpus"
+        f"found no text in {source} ({reasons or 'only white space'}), expected UTF-8 text; give other text"
     )
 
 
@@ -203,7 +203,7 @@ def _records(file: CorpusFile, text: str) -> Iterator[Document]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"found broken JSON in {file.path} line {number} ({error.msg}), expected one object a line; mend it"
+                f"found broken JSON in {file.path} line {number} ({error.msg}), expected an object a line"
             ) from error
         content = record.get("text") if isinstance(record, dict) else None
         if not isinstance(content, str):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from tfgpt.errors import InputError
 
-# Rounds of swap-or-not. Security against an adversary takes 6 log2(size); an order for training need only look
-# random, which tests/data/test_windows.py checks.
+# Rounds of swap-or-not. Security against an adversary takes 6 log2(size); an order for training need only
+# look random, which tests/data/test_windows.py checks.
 ROUNDS = 32
 
 # splitmix64's constants (Steele, Lea and Flood 2014), as signed 64-bit numbers.
@@ -29,8 +29,8 @@ def mix(value):
 def shuffled(index, size: int, key):
     """Where `index` lands in a random permutation of 0 ... size - 1 chosen by `key`; any size.
 
-    Swap-or-not (Hoang, Morris and Rogaway 2012, figure 1): each round pairs x with (K - x) mod size and a bit of a
-    hash of the pair says whether the two change places. Each round is its own inverse, so all are bijections.
+    Swap-or-not (Hoang, Morris and Rogaway 2012, figure 1): each round pairs x with (K - x) mod size and a bit
+    of a hash of the pair says whether the two change places. Each round is its own inverse, hence a bijection.
 
     Args:
         index, key: int64 arrays of one shape; elements with the same key share a permutation.
@@ -66,8 +66,8 @@ class WindowPlan:
             raise InputError(f"found context_length {self.context_length}, expected at least 1")
         if self.num_tokens < self.context_length + 1:
             raise InputError(
-                f"found {self.num_tokens} tokens, expected at least {self.context_length + 1} (context_length + 1); "
-                "add text or shorten the context"
+                f"found {self.num_tokens} tokens, expected at least context_length + 1 = "
+                f"{self.context_length + 1}; add text or shorten the context"
             )
 
     @property
@@ -102,8 +102,8 @@ def _wrapped(number: int) -> int:
 class EvaluationPlan:
     """Windows that predict every token exactly once, each with as much context as its window has.
 
-    With begin, a token that is put before the first, the stream is [begin, t0, t1, ...] and the window at
-    `start` predicts t[start] ... t[start + context_length - 1], its first token from one token of context. With
+    With `begin`, a token put before the first, the stream is [begin, t0, t1, ...] and the window at `start`
+    predicts t[start] ... t[start + context_length - 1], its first token from one token of context. With
     a stride shorter than the context, windows overlap and count only the tokens no earlier one counted.
     """
 
@@ -116,8 +116,8 @@ class EvaluationPlan:
             raise InputError("found no tokens to evaluate on, expected at least 1; add text")
         if not 1 <= self.stride <= self.context_length:
             raise InputError(
-                f"found stride {self.stride}, expected 1 to the context_length {self.context_length}; leave it out "
-                "for windows that do not overlap"
+                f"found stride {self.stride}, expected 1 to the context_length {self.context_length}; leave "
+                "it out for windows that do not overlap"
             )
 
     @property

@@ -28,8 +28,8 @@ class BytePairTokenizer(Tokenizer):
         end_of_text_id = backend.token_to_id(end_of_text)
         if end_of_text_id is None:
             raise InputError(
-                f"found no token {end_of_text!r} in the vocabulary of {backend.get_vocab_size()} tokens, expected "
-                "one that ends documents; name it as eos_token in tokenizer_config.json"
+                f"found no token {end_of_text!r} in the vocabulary of {backend.get_vocab_size()} tokens, "
+                "expected one that ends documents; name it as eos_token in tokenizer_config.json"
             )
         super().__init__(backend, end_of_text_id)
         self._plain_backend = None
@@ -148,8 +148,8 @@ class BytePairTokenizer(Tokenizer):
                 data = text if text.isascii() else text.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise InputError(
-                    f"found a lone surrogate at character {error.start}, expected Unicode text; decode the source "
-                    "with errors='replace'"
+                    f"found a lone surrogate at character {error.start}, expected Unicode text; decode the "
+                    "source with errors='replace'"
                 ) from error
             if self._missing_bytes:
                 self._check_alphabet(text if data is text else data)

@@ -1,4 +1,4 @@
-"""One token per character, as in nanoGPT's character-level data sets (data/shakespeare_char/prepare.py). No TF."""
+"""One token per character, as nanoGPT's data/shakespeare_char/prepare.py does it. No TF."""
 
 import json
 import os
@@ -63,8 +63,8 @@ class CharacterTokenizer(Tokenizer):
             return [self._ids[character] for character in text]
         except KeyError as error:
             raise InputError(
-                f"found the character {error.args[0]!r}, expected only the {self.vocabulary_size} characters of the "
-                "training text; remove it or train the vocabulary on text that has it"
+                f"found the character {error.args[0]!r}, expected only the {self.vocabulary_size} characters "
+                "of the training text; remove it or train the vocabulary on text that has it"
             ) from error
 
     def encode_batch(self, texts: Iterable[str], allow_special: bool = True) -> list[list[int]]:

@@ -1,0 +1,178 @@
+"""From text to token shards in one call: read, clean, split, learn a tokenizer, pack. No TF.
+
+DIRECTORY/
+  tokenizer/     tokenizer.json, tokenizer_config.json, inputs.json
+  train/         token shards (shards.py)
+  validation/    token shards
+  report.json    what was read, left out, cleaned and written
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tfgpt.data.corpus import CleanedCorpus, CorpusOptions, Progress, TokenizerKind, select_files
+from tfgpt.data.packing import write_shards
+from tfgpt.data.shards import TokenShards
+from tfgpt.data.splitting import name_hash
+from tfgpt.data.text import CorpusFile, corpus_files, standard_library_files
+from tfgpt.errors import InputError
+from tfgpt.files import replacing_directory, write_json
+from tfgpt.tokenizers.base import Tokenizer
+from tfgpt.tokenizers.byte_pair import BytePairTokenizer
+from tfgpt.tokenizers.character import CharacterTokenizer
+from tfgpt.tokenizers.loading import load_tokenizer
+
+VERSION = 1  # part of the fingerprint: raise it when the same inputs give other shards
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A prepared corpus: where it is, its tokenizer and shards, and the content of report.json."""
+
+    directory: Path
+    tokenizer: Tokenizer
+    train: TokenShards
+    validation: TokenShards
+    report: dict
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike) -> "PreparedCorpus":
+        """Opens what `prepare_corpus` wrote; InputError if it is not whole."""
+        directory = Path(directory)
+        report = _read_json(directory / "report.json")
+        if report is None:
+            raise InputError(
+                f"found no prepared corpus in {directory}, expected report.json; prepare the corpus"
+            )
+        tokenizer = load_tokenizer(directory / "tokenizer")
+        train, validation = TokenShards.open(directory / "train"), TokenShards.open(directory / "validation")
+        train.check_tokenizer(tokenizer)
+        validation.check_tokenizer(tokenizer)
+        return cls(directory, tokenizer, train, validation, report)
+
+    def text_bytes(self, split: str) -> bytes:
+        """The cleaned UTF-8 text of "train" or "validation", documents joined by nothing, from its tokens."""
+        shards = {"train": self.train, "validation": self.validation}[split]
+        token_ids = shards.all_tokens()
+        if shards.end_of_text_id is not None:
+            token_ids = token_ids[token_ids != shards.end_of_text_id]
+        table = self.tokenizer.token_bytes
+        return b"".join([table[token_id] for token_id in token_ids.tolist()])
+
+
+def prepare_corpus(
+    source: str | os.PathLike | None,
+    directory: str | os.PathLike,
+    options: CorpusOptions | None = None,
+    tokenizer: Tokenizer | None = None,
+    progress: Progress | None = None,
+) -> PreparedCorpus:
+    """Makes training and validation shards of a corpus, or opens those that the same call made before.
+
+    Stages that an interrupted call finished are not done again. Inputs count as the same when options,
+    tokenizer and the names, sizes and times of change of all files are.
+
+    Args:
+        source: a text file or a directory (.txt, .jsonl, .gz); None for the standard library's sources.
+        directory: where to write; see the top of this file.
+        options: how.
+        tokenizer: a tokenizer to use, such as a published model's; None learns one from the training text.
+        progress: called with (stage, done, total), in bytes of text.
+
+    Raises:
+        InputError: no text, a text too short to split, a broken .jsonl line.
+    """
+    directory, options = Path(directory), options or CorpusOptions()
+    progress = progress or (lambda stage, done, total: None)
+    files = standard_library_files() if source is None else corpus_files(source)
+    files = select_files(files, options.max_bytes)
+    inputs = inputs_fingerprint(files, options, tokenizer)
+    if (_read_json(directory / "report.json") or {}).get("inputs_fingerprint") == inputs:
+        try:
+            return PreparedCorpus.open(directory)
+        except InputError:
+            pass  # damaged since: the stages below make again what is not whole
+    source = "the standard library" if source is None else source
+    corpus = CleanedCorpus.read(files, options, progress, source)
+    tokenizer = _stored_tokenizer(corpus, tokenizer, directory / "tokenizer", inputs, progress)
+    shards = {}
+    for split in ("train", "validation"):
+        shards[split] = write_shards(
+            corpus.documents(split),
+            tokenizer,
+            directory / split,
+            inputs_fingerprint=f"{inputs}-{split}",
+            progress=lambda done, split=split: progress(split, done, corpus.sizes[split]),
+        )
+    report = {"inputs_fingerprint": inputs, "source": str(source), **corpus.report()}
+    report["tokenizer"] = {
+        "kind": type(tokenizer).__name__,
+        "vocabulary_size": tokenizer.vocabulary_size,
+        "fingerprint": tokenizer.fingerprint(),
+    }
+    report["tokens"] = {split: value.num_tokens for split, value in shards.items()}
+    write_json(directory / "report.json", report)
+    return PreparedCorpus(directory, tokenizer, shards["train"], shards["validation"], report)
+
+
+def inputs_fingerprint(
+    files: Sequence[CorpusFile], options: CorpusOptions, tokenizer: Tokenizer | None
+) -> str:
+    """Sixteen hexadecimal digits that change when the shards might."""
+    stats = [(file.name, file.path.stat()) for file in files]
+    state = {
+        "version": VERSION,
+        "options": asdict(options),
+        "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
+        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+    }
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _stored_tokenizer(
+    corpus: CleanedCorpus, given: Tokenizer | None, directory: Path, inputs: str, progress: Progress
+) -> Tokenizer:
+    """The tokenizer in `directory` if the same inputs put it there, else the given or a learned one."""
+    if (_read_json(directory / "inputs.json") or {}).get("inputs_fingerprint") == inputs:
+        try:
+            return load_tokenizer(directory)
+        except InputError:
+            pass  # damaged since: stored again
+    tokenizer = given or _learned_tokenizer(corpus, progress)
+    with replacing_directory(directory) as temporary:
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / "inputs.json", {"inputs_fingerprint": inputs})
+    return tokenizer
+
+
+def _learned_tokenizer(corpus: CleanedCorpus, progress: Progress) -> Tokenizer:
+    total, options = corpus.sizes["train"], corpus.options
+    is_character = options.tokenizer_kind is TokenizerKind.CHARACTER
+    share = 1.0 if is_character else options.tokenizer_bytes / max(total, 1)
+
+    def texts():
+        done = 0
+        for document in corpus.documents("train"):
+            done += len(document.text.encode())
+            progress("tokenizer", done, total)
+            if share >= 1.0 or name_hash(document.name, "tokenizer") < share:
+                yield document.text
+
+    if is_character:
+        # A closed alphabet must hold every character of validation too, as nanoGPT's does.
+        rest = (document.text for document in corpus.documents("validation"))
+        return CharacterTokenizer.train(itertools.chain(texts(), rest))
+    return BytePairTokenizer.train(texts(), options.vocabulary_size)
+
+
+def _read_json(path: Path) -> dict | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
