@@ -30,7 +30,7 @@ def shuffled(index, size: int, key):
     """Where `index` lands in a random permutation of 0 ... size - 1 chosen by `key`; any size.
 
     Swap-or-not (Hoang, Morris and Rogaway 2012, figure 1): each round pairs x with (K - x) mod size and a bit
-    of a hash of the pair says whether the two change places. Each round is its own inverse, hence a bijection.
+    of a hash of the pair says whether the two change places. A round is its own inverse, hence a bijection.
 
     Args:
         index, key: int64 arrays of one shape; elements with the same key share a permutation.

@@ -62,7 +62,7 @@ class CompressorBaseline:
     Attributes:
         alone: validation text by itself; it has seen no training text, and no model file has to be paid for.
         given_training: size(training + validation) - size(training), over the validation bytes: what
-            validation text adds once the compressor has read the training text, as a model has. The fairer one.
+            validation text adds once the compressor has read the training text, as a model has. The fairer.
         training_bytes: how much training text that was.
     """
 

@@ -129,7 +129,10 @@ class BytePairTokenizer(Tokenizer):
         texts = list(texts)
         self._check_encodable(texts)
         # encode_batch_fast leaves out the character offsets, which nobody reads here.
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        token_ids = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        if self._missing_bytes and self.backend.normalizer is None:
+            self._check_nothing_lost(texts, token_ids)
+        return token_ids
 
     def _without_special(self) -> tokenizers.Tokenizer:
         # A second backend, since the switch is a state of the backend and threads may share this object.
@@ -144,25 +147,23 @@ class BytePairTokenizer(Tokenizer):
             if not isinstance(text, str):
                 raise InputError(f"found {type(text).__name__}, expected text (str) to encode")
             try:
-                # isascii is instant; the rest pays for one encoding, to find surrogates.
-                data = text if text.isascii() else text.encode("utf-8")
+                # isascii is instant; other text pays for one encoding, to find surrogates.
+                text.isascii() or text.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise InputError(
                     f"found a lone surrogate at character {error.start}, expected Unicode text; decode the "
                     "source with errors='replace'"
                 ) from error
-            if self._missing_bytes:
-                self._check_alphabet(text if data is text else data)
 
-    def _check_alphabet(self, data: str | bytes) -> None:
-        """A vocabulary without some byte would drop that byte silently."""
-        data = data.encode() if isinstance(data, str) else data
-        lost = sorted(set(data) & set(self._missing_bytes))
-        if lost:
-            raise InputError(
-                f"found byte 0x{lost[0]:02x} in the text, expected only bytes of the vocabulary, which lacks "
-                f"{len(self._missing_bytes)} of 256; use a complete byte-level vocabulary"
-            )
+    def _check_nothing_lost(self, texts: list[str], token_ids: list[list[int]]) -> None:
+        """The library drops a byte that the vocabulary lacks without a word."""
+        for text, ids in zip(texts, token_ids, strict=True):
+            if self.decode(ids) != text:
+                lost = next((c for c in text if set(c.encode()) & set(self._missing_bytes)), text[:20])
+                raise InputError(
+                    f"found {lost!r} in the text, expected only bytes of the vocabulary, which lacks "
+                    f"{len(self._missing_bytes)} of 256; use a complete byte-level vocabulary"
+                )
 
     def _make_token_bytes(self) -> list[bytes | None]:
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
