@@ -1,0 +1,78 @@
+"""How long the command line takes to start: `tfgpt --help`, and the first token from a cold process.
+
+Goal 5 of the project's numbers: `tfgpt --help` under 0.3 s; the first token of `tfgpt generate EXPORT_DIR`
+for the quickstart's model under 1.5 s.
+
+Command:  tfgpt quickstart --output runs/quickstart          # makes the export directory
+          python benchmarks/startup.py [--export-dir EXPORT_DIR] [--output benchmarks/results/NAME.json]
+Setting:  wall time of whole processes, from start to exit: the first token is measured as
+          `tfgpt generate EXPORT_DIR "def " --max-new-tokens 1`, so loading, prefill and printing all count.
+          Beside them, in turn, an interpreter that does nothing and one that imports TensorFlow: the floor,
+          and what a command line over TensorFlow cannot get below. Files are in the page cache after the first
+          round, which is not counted.
+Hardware: any CPU. Time: about a minute on 2 cores.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import measure
+
+PACKAGES = ("tfgpt", "onnxruntime", "tokenizers", "tensorflow")
+PROMPT = "def "
+FIRST_TOKEN = "tfgpt generate, 1 token"
+HELP = "tfgpt --help"
+
+
+def tfgpt_command() -> str:
+    """The console script of the environment that runs this file."""
+    beside = Path(sys.executable).with_name("tfgpt")
+    found = str(beside) if beside.exists() else shutil.which("tfgpt")
+    if not found:
+        raise SystemExit("found no command tfgpt, expected it installed, run `pip install -e .` first")
+    return found
+
+
+def commands_of(export_dir: Path | None, precision: str | None) -> dict[str, list[str]]:
+    tfgpt = tfgpt_command()
+    commands = {
+        "python, nothing": [sys.executable, "-c", "pass"],
+        "python, import tensorflow": [sys.executable, "-c", "import tensorflow"],
+        HELP: [tfgpt, "--help"],
+    }
+    if export_dir is not None:
+        commands[FIRST_TOKEN] = [tfgpt, "generate", str(export_dir), PROMPT, "--max-new-tokens", "1"]
+        if precision:
+            commands[FIRST_TOKEN] += ["--precision", precision]
+    return commands
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    measure.add_arguments(parser, repetitions=10)
+    parser.add_argument("--export-dir", type=Path, help="what `tfgpt export` or the quickstart wrote")
+    parser.add_argument("--precision", help="of the graph to generate with (default: the command's own)")
+    options = parser.parse_args(arguments)
+
+    commands = commands_of(options.export_dir, options.precision)
+    measurements = {
+        name: lambda command=command: {"value": measure.child_cost(command).wall_seconds}
+        for name, command in commands.items()
+    }
+    measure.interleave(measurements, repetitions=1)
+    rows = measure.values(measure.interleave(measurements, options.repetitions))
+    targets = [measure.Target(HELP, measure.summary(rows[HELP])["median"], 0.3, at_least=False)]
+    if FIRST_TOKEN in rows:
+        median = measure.summary(rows[FIRST_TOKEN])["median"]
+        targets.append(measure.Target(f"{FIRST_TOKEN}, cold process", median, 1.5, at_least=False))
+    versions = measure.versions(PACKAGES)
+    measure.report("startup", "s", rows, targets, options.output, versions=versions)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
