@@ -217,6 +217,9 @@ def attention_probabilities(query, keys, visible, spec: AttentionSpec):
     scores = ops.reshape(scores, (-1, spec.num_heads, length, ops.shape(keys)[2]))  # [B, H, S, T]
     # Finite, so that a row with nothing to look at (padding) gives equal weights and not NaN.
     scores = ops.where(visible, _at_least_float32(scores), -1e9)
+    if scores.shape[-1] == 1:
+        # The first token alone. Keras warns of a softmax over a single score, which is 1.
+        return ops.ones_like(scores, dtype=query.dtype)
     return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
 
