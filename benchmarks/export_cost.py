@@ -1,13 +1,13 @@
 """CPU time and memory of exporting GPT-2 124m to fp32 ONNX with a cache: tfgpt, and tf2onnx as it is.
 
-Goal 3 of the project's numbers: at most 8 CPU seconds beyond importing TensorFlow, at most 2.0 GB at the peak.
+Goal 3 of the project's numbers: at most 8 CPU seconds beyond importing TensorFlow, a peak of at most 2.0 GB.
 
 Command:  python benchmarks/export_cost.py [--with-stock] [--output benchmarks/results/NAME.json]
 Setting:  a model directory with random weights (random_gpt2.py). Each measurement is a fresh process that
           does the whole job (read, trace, convert, lower, write), without verification and without
-          SavedModel; CPU seconds (user and system, all threads) and the peak resident set are the kernel's own
-          count for that process. Between them runs a process that only imports TensorFlow, and its CPU seconds
-          are subtracted, round by round. GB is 10^9 bytes.
+          SavedModel; CPU seconds (user and system, all threads) and the peak resident set are the kernel's
+          own count for that process. Between them runs a process that only imports TensorFlow, and its CPU
+          seconds are subtracted, round by round. GB is 10^9 bytes.
           --with-stock adds `tf2onnx.convert.from_function` on the Keras model as it is, once: it needs 21 GB
           of memory and about 5 minutes, so it is left out otherwise.
 Hardware: any CPU; 2 GB of disk. Time: about a minute on 2 cores.

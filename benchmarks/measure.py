@@ -96,7 +96,9 @@ class Side:
         return self._answer()
 
     def close(self) -> None:
-        self._process.stdin.close()
+        """Ends the child; may be called again."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._log.close()
@@ -107,9 +109,9 @@ class Side:
             return json.loads(line)
         self._process.wait()
         self._log.seek(0)
-        raise SystemExit(
-            f"the side {self.name!r} ended before it answered; its last words:\n{self._log.read()[-3000:]}"
-        )
+        last_words = self._log.read()[-3000:]
+        self.close()
+        raise SystemExit(f"the side {self.name!r} ended before it answered; its last words:\n{last_words}")
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ Command:  tfgpt quickstart --output runs/quickstart          # makes the export 
 Setting:  wall time of whole processes, from start to exit: the first token is measured as
           `tfgpt generate EXPORT_DIR "def " --max-new-tokens 1`, so loading, prefill and printing all count.
           Beside them, in turn, an interpreter that does nothing and one that imports TensorFlow: the floor,
-          and what a command line over TensorFlow cannot get below. Files are in the page cache after the first
-          round, which is not counted.
+          and what a command line over TensorFlow cannot get below. Files are in the page cache after the
+          first round, which is not counted.
 Hardware: any CPU. Time: about a minute on 2 cores.
 """
 
