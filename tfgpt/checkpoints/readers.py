@@ -1,6 +1,5 @@
 """Reading tensors from safetensors files, one at a time. Loads no TensorFlow."""
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,50 +28,48 @@ class TensorReader:
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
-        self._stack = contextlib.ExitStack()
-        self._owner: dict[str, object] = {}
+        self._file_of: dict[str, str] = {}
         for name in _weight_files(self.directory):
-            file = self._open(name)
-            self._owner.update(dict.fromkeys(file.keys(), file))
+            with self._open(name) as file:
+                self._file_of.update(dict.fromkeys(file.keys(), name))
 
     def _open(self, name: str):
         path = self.directory / name
         try:
-            return self._stack.enter_context(safe_open(path, framework="np"))
+            return safe_open(path, framework="np")
         except FileNotFoundError:
             raise InputError(f"{path} is missing: the index lists it; download the directory again") from None
         except (SafetensorError, OSError) as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({reason}): download it again"
+                f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({reason}): "
+                "download it again"
             ) from None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *details):
-        self._stack.close()
 
     def names(self) -> list[str]:
         """All tensor names."""
-        return sorted(self._owner)
+        return sorted(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header."""
-        return tuple(self._owner[name].get_slice(name).get_shape())
+        with self._open(self._file_of[name]) as file:
+            return tuple(file.get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
         """The dtype of a tensor as safetensors spells it (`F32`, `BF16`, ...), from the header."""
-        return self._owner[name].get_slice(name).get_dtype()
+        with self._open(self._file_of[name]) as file:
+            return file.get_slice(name).get_dtype()
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, copied into memory."""
-        try:
-            return self._owner[name].get_tensor(name)
-        except (SafetensorError, TypeError) as error:
-            raise InputError(
-                f"{self.directory}: tensor {name!r} of dtype {self.dtype(name)} cannot be read ({error})"
-            ) from None
+        # The file is mapped anew for each tensor: pages of a mapping that stays would count as memory held.
+        with self._open(self._file_of[name]) as file:
+            try:
+                return file.get_tensor(name)
+            except (SafetensorError, TypeError) as error:
+                raise InputError(
+                    f"{self.directory}: tensor {name!r} of dtype {self.dtype(name)} cannot be read ({error})"
+                ) from None
 
     def items(self) -> Iterator[tuple[str, np.ndarray]]:
         """All tensors, one in memory at a time."""

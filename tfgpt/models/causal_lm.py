@@ -132,13 +132,13 @@ class CausalLM(Trainer):
         """
         directory = resolve(source, revision)
         found, config = read_model_config(directory)
-        with TensorReader(directory) as reader:
-            with deferred_variables():
-                model = cls(config, dtype=dtype)
-            weights = model.named_weights()
-            shapes = {name: tuple(variable.shape) for name, variable in weights.items()}
-            for name, read in read_weights(reader, found, config, shapes):
-                fill(weights[name], read())
+        reader = TensorReader(directory)
+        with deferred_variables():
+            model = cls(config, dtype=dtype)
+        weights = model.named_weights()
+        shapes = {name: tuple(variable.shape) for name, variable in weights.items()}
+        for name, read in read_weights(reader, found, config, shapes):
+            fill(weights[name], read())
         for variable in model.variables:
             fill_with_initializer(variable)  # the seeds of dropout, which checkpoints do not hold
         return model

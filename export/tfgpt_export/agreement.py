@@ -1,0 +1,97 @@
+"""How far a quantized model's predictions are from Keras's, on text."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfgpt.models.causal_lm import CausalLM
+
+# Nats by which Keras must prefer its first token to its second for the choice to count as decided.
+DECIDED_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Means over all positions of the text.
+
+    Attributes:
+        positions: how many predictions were compared.
+        max_logit_difference, mean_logit_difference: absolute.
+        top1_agreement: share of positions where both prefer the same token.
+        decided_disagreement: share of other choices where Keras's preference is at least `DECIDED_MARGIN`.
+        kl_divergence: KL(Keras || artifact) in nats.
+        perplexity, reference_perplexity: of the artifact and of Keras on the text.
+        perplexity_change: their relative difference.
+    """
+
+    positions: int
+    max_logit_difference: float
+    mean_logit_difference: float
+    top1_agreement: float
+    decided_disagreement: float
+    kl_divergence: float
+    perplexity: float
+    reference_perplexity: float
+    perplexity_change: float
+
+    def to_dict(self) -> dict:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def measure_agreement(
+    model: CausalLM, predict: Callable[[np.ndarray], np.ndarray], token_ids: np.ndarray
+) -> Agreement:
+    """Compares two models on text.
+
+    Args:
+        model: the Keras model.
+        predict: the other one: int64 `[1, length]` -> logits `[1, length, vocabulary]`.
+        token_ids: int64 `[rows, length]`.
+    """
+    rows = [_compare_row(_logits(model, row[None]), predict(row[None])[0], row) for row in token_ids]
+    positions = sum(len(row["same"]) for row in rows)
+    joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    perplexity = float(np.exp(joined["loss"].mean()))
+    reference = float(np.exp(joined["reference_loss"].mean()))
+    decided = joined["margin"] >= DECIDED_MARGIN
+    return Agreement(
+        positions=positions,
+        max_logit_difference=float(joined["largest"].max()),
+        mean_logit_difference=float(joined["mean"].mean()),
+        top1_agreement=float(joined["same"].mean()),
+        decided_disagreement=float((~joined["same"][decided]).mean()) if decided.any() else 0.0,
+        kl_divergence=float(joined["divergence"].mean()),
+        perplexity=perplexity,
+        reference_perplexity=reference,
+        perplexity_change=perplexity / reference - 1.0,
+    )
+
+
+def _logits(model: CausalLM, token_ids: np.ndarray) -> np.ndarray:
+    return np.asarray(model(token_ids, training=False))[0]  # [length, vocabulary]
+
+
+def _compare_row(wanted: np.ndarray, found: np.ndarray, token_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers at every position that has a next token, float64 `[length - 1]` each."""
+    wanted, found, targets = wanted[:-1], found[:-1], token_ids[1:, None]
+    expected, given = _log_softmax(wanted), _log_softmax(found)
+    best_two = np.partition(expected, -2, axis=1)[:, -2:]
+    difference = np.abs(found - wanted)
+    return {
+        "largest": difference.max(axis=1),
+        "mean": difference.mean(axis=1),
+        "same": found.argmax(axis=1) == wanted.argmax(axis=1),
+        "margin": best_two[:, 1] - best_two[:, 0],
+        "divergence": (np.exp(expected) * (expected - given)).sum(axis=1),
+        "loss": -np.take_along_axis(given, targets, axis=1)[:, 0],
+        "reference_loss": -np.take_along_axis(expected, targets, axis=1)[:, 0],
+    }
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

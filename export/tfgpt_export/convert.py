@@ -1,0 +1,112 @@
+"""Stage 2: the traced function becomes an ONNX graph whose weights are still inputs.
+
+tf2onnx does the translation; `lower.place` puts one operator in place of each marker. What is left to do here
+is the contract: names, order and dimensions of inputs and outputs, opset, and the counts of operators.
+"""
+
+import collections
+import contextlib
+import logging
+
+import onnx
+from onnx import helper
+
+from tfgpt._version import __version__
+from tfgpt.config import ModelConfig
+from tfgpt_export import lower, signature
+from tfgpt_export.trace import Traced
+
+# tf2onnx writes up to opset 18; Gelu needs 20. IR 9 belongs to opset 20.
+TRACE_OPSET = 18
+OPSET = 20
+IR_VERSION = 9
+
+
+class LoweringError(RuntimeError):
+    """The graph is not what the model's config says it must be: a defect of the export stage."""
+
+
+def convert(traced: Traced, config: ModelConfig) -> onnx.ModelProto:
+    """The graph of a traced model, its weights being graph inputs named as `Traced.weight_shapes` names them.
+
+    Raises:
+        LoweringError: a lowered operator is missing, or one too many, or TensorFlow's operators are left.
+    """
+    import tf2onnx
+
+    with _quiet("tf2onnx"):
+        model, _ = tf2onnx.convert.from_function(
+            traced.function,
+            traced.specs,
+            opset=TRACE_OPSET,
+            custom_op_handlers={lower.MARKER: (lower.place, [])},
+        )
+    concrete = traced.function.get_concrete_function()
+    graph_inputs, graph_outputs = signature.inputs(config), signature.outputs(config)
+    names = [*(tensor.name for tensor in graph_inputs), *traced.weight_shapes]
+    renamed = {tensor.op.name: name for tensor, name in zip(concrete.inputs, names, strict=True)}
+    renamed |= {
+        tensor.name: wanted.name for tensor, wanted in zip(concrete.outputs, graph_outputs, strict=True)
+    }
+    _rename(model.graph, renamed)
+    _state_contract(model.graph, graph_inputs, graph_outputs, traced.weight_shapes)
+    _state_versions(model)
+    check_counts(model.graph, lower.counts(config))
+    return model
+
+
+def operator_counts(graph: onnx.GraphProto) -> dict[str, int]:
+    """Operators of a graph, the most frequent first."""
+    return dict(collections.Counter(node.op_type for node in graph.node).most_common())
+
+
+def check_counts(graph: onnx.GraphProto, expected: dict[str, int]) -> None:
+    """Raises `LoweringError` unless each operator of `expected` occurs exactly that often."""
+    found = operator_counts(graph)
+    for operator, number in expected.items():
+        if found.get(operator, 0) != number:
+            raise LoweringError(f"the graph has {found.get(operator, 0)} {operator} nodes, expected {number}")
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    # A name of TensorFlow's may carry its output number, or not.
+    names = names | {f"{name}:0": new for name, new in names.items()}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+
+
+def _state_contract(graph, graph_inputs, graph_outputs, weight_shapes) -> None:
+    weights = [signature.Tensor(name, "float32", shape) for name, shape in weight_shapes.items()]
+    for field, tensors in ((graph.input, (*graph_inputs, *weights)), (graph.output, graph_outputs)):
+        del field[:]
+        field.extend(_value_info(tensor) for tensor in tensors)
+    # tf2onnx's guesses of the shapes between, with dimensions named unk__N: the runtime infers its own.
+    del graph.value_info[:]
+    graph.name = "tfgpt"
+
+
+def _value_info(tensor: signature.Tensor) -> onnx.ValueInfoProto:
+    kinds = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
+    return helper.make_tensor_value_info(tensor.name, kinds[tensor.dtype], list(tensor.dims))
+
+
+def _state_versions(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+    model.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid(lower.MICROSOFT, 1)])
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version, model.doc_string = "tfgpt", __version__, ""
+    # The attention operator writes new slots in place when past and present are bound to one buffer.
+    helper.set_model_props(model, {"tfgpt.shared_cache": "1"})
+
+
+@contextlib.contextmanager
+def _quiet(name: str):
+    # tf2onnx reports that it cannot infer the shapes of markers; the contract states them.
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

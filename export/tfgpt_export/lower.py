@@ -1,0 +1,181 @@
+"""Lowering: each named operation of `tfgpt.ops` becomes one ONNX operator.
+
+While a model is traced, `lowered` replaces the named operations by markers: a `PyFunc` node of TensorFlow
+whose token says which ONNX node shall stand there. The converter hands each marker to `place`, which puts the
+node in. Nothing is matched and nothing is fused afterwards; `counts` says how many there must be.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfgpt.config import Activation, ModelConfig, Norm, Positions, Residual
+from tfgpt.ops import AttentionSpec, RotarySpec
+
+MICROSOFT = "com.microsoft"
+MARKER = "PyFunc"
+# Added to the scores of padded slots; GroupQueryAttention does causality and windows itself.
+MASKED = -1e9
+
+
+def mark(operator: str, tensors: list, outputs: list[tuple], domain: str = "", slots=None, **attributes):
+    """Emits a marker for one ONNX node.
+
+    Args:
+        operator, domain, attributes: of the ONNX node.
+        tensors: its inputs.
+        outputs: (dtype, shape) of each output.
+        slots: for each input of the ONNX node, which of `tensors` it is, `None` where it is left out;
+            by default all of them in order.
+
+    Returns:
+        the output tensors, a single one bare.
+    """
+    slots = list(range(len(tensors))) if slots is None else slots
+    token = json.dumps({"operator": operator, "domain": domain, "slots": slots, "attributes": attributes})
+    results = tf.raw_ops.PyFunc(input=tensors, token=token, Tout=[dtype for dtype, _ in outputs])
+    for result, (_, shape) in zip(results, outputs, strict=True):
+        result.set_shape(shape)
+    return results[0] if len(results) == 1 else results
+
+
+def place(graph, node, name, args):
+    """tf2onnx handler: puts the ONNX node that a marker asks for in its place."""
+    wanted = json.loads(node.get_attr_value("token"))
+    inputs = ["" if slot is None else node.input[slot] for slot in wanted["slots"]]
+    shapes = [graph.get_shape(output) for output in node.output]
+    dtypes = [graph.get_dtype(output) for output in node.output]
+    graph.remove_node(node.name)
+    graph.make_node(
+        wanted["operator"],
+        inputs,
+        name=node.name,
+        outputs=node.output,
+        shapes=shapes,
+        dtypes=dtypes,
+        domain=wanted["domain"],
+        attr=wanted["attributes"],
+        skip_conversion=True,
+    )
+
+
+class LoweredInputs(NamedTuple):
+    """What `ops.AttentionInputs` is in the exported graph: made once, read by every attention operator."""
+
+    bias: Any  # float [B, 1, S, T]: 0 on real slots, MASKED on padding
+    last_slot: Any  # int32 [B]: T - 1
+    num_slots: Any  # int32 []: T
+    rotation: tuple  # (cosines, sines, positions) or ()
+
+
+def lowered(config: ModelConfig) -> dict:
+    """The replacements for `tfgpt.ops.replaced` while a model of this config is traced for export."""
+
+    def attention_inputs(positions, mask, past, windows, rotary):
+        del past, windows
+        return _attention_inputs(positions, mask, _rotary_tables(config, rotary))
+
+    return {
+        "linear": _linear,
+        "tied_linear": _tied_linear,
+        "lookup": _lookup,
+        "layer_norm": _layer_norm,
+        "rms_norm": _rms_norm,
+        "gelu": _gelu,
+        "attention_inputs": attention_inputs,
+        "attention": _attention,
+    }
+
+
+def counts(config: ModelConfig) -> dict[str, int]:
+    """How many of each lowered operator a graph of this config must have."""
+    norms = {Residual.POST_NORM: 2, Residual.PARALLEL_ONE_NORM: 1}.get(config.residual, 2) * config.num_layers
+    norms += config.residual is not Residual.POST_NORM
+    norm = "LayerNormalization" if config.norm is Norm.LAYER else "RMSNormalization"
+    return {
+        "GroupQueryAttention": config.num_layers,
+        norm: norms,
+        "Gelu": config.num_layers * (config.activation is not Activation.RELU),
+        "MatMul": 4 * config.num_layers + 1,
+        "Gather": 1 + (config.positions is Positions.LEARNED),
+    }
+
+
+def _linear(x, kernel, bias=None):
+    y = mark("MatMul", [x, kernel], [(x.dtype, [*x.shape[:-1], kernel.shape[-1]])])
+    return y if bias is None else tf.add(y, bias)
+
+
+def _tied_linear(x, table):
+    # The one transpose of the graph; the runtime does it once, when it loads.
+    kernel = mark("Transpose", [table], [(table.dtype, table.shape[::-1])], perm=[1, 0])
+    return _linear(x, kernel)
+
+
+def _lookup(table, indices):
+    return mark("Gather", [table, indices], [(table.dtype, [*indices.shape, table.shape[1]])], axis=0)
+
+
+def _layer_norm(x, scale, offset, epsilon):
+    return mark("LayerNormalization", [x, scale, offset], [(x.dtype, x.shape)], axis=-1, epsilon=epsilon)
+
+
+def _rms_norm(x, scale, epsilon):
+    return mark("RMSNormalization", [x, scale], [(x.dtype, x.shape)], axis=-1, epsilon=epsilon)
+
+
+def _gelu(x, approximate):
+    return mark("Gelu", [x], [(x.dtype, x.shape)], approximate="tanh" if approximate else "none")
+
+
+def _attention_inputs(positions, mask, rotation):
+    def size(tensor, axis):  # int64 [1]
+        return mark("Shape", [tensor], [(tf.int64, [1])], start=axis, end=axis + 1)
+
+    batch_size, total, one = size(mask, 0), size(mask, 1), tf.ones([1], tf.int64)
+    bias = (1.0 - tf.cast(mask, tf.float32)) * MASKED  # [B, T]
+    bias = mark("Unsqueeze", [bias, tf.constant([1, 2], tf.int64)], [(tf.float32, [None, 1, 1, None])])
+    # The operator wants the real query length in dimension 2; it does not broadcast there.
+    bias_shape = tf.concat([batch_size, one, size(positions, 1), total], axis=0)
+    bias = mark("Expand", [bias, bias_shape], [(tf.float32, [None, 1, None, None])])
+    num_slots = tf.squeeze(tf.cast(total, tf.int32))
+    last_slot = mark("Expand", [num_slots - 1, batch_size], [(tf.int32, [None])])
+    return LoweredInputs(bias, last_slot, num_slots, (*rotation, positions) if rotation else ())
+
+
+def _rotary_tables(config: ModelConfig, rotary: RotarySpec | None) -> tuple:
+    if rotary is None:
+        return ()
+    frequency = rotary.base ** (-np.arange(0, rotary.dim, 2, dtype=np.float32) / rotary.dim)
+    angle = np.arange(config.context_length, dtype=np.float32)[:, None] * frequency  # [context, dim / 2]
+    return tf.constant(np.cos(angle)), tf.constant(np.sin(angle))
+
+
+def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, dropout=None):
+    del dropout  # never active while exporting
+    batch_size, length = qkv.shape[:2]
+    cache_shape = [batch_size, spec.num_key_value_heads, None, spec.head_dim]
+    tensors = [qkv, past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias, *inputs.rotation]
+    rotation = [6, 7, 8] if inputs.rotation else [None, None, None]
+    context, key, value = mark(
+        "GroupQueryAttention",
+        tensors,
+        [
+            (qkv.dtype, [batch_size, length, spec.num_heads * spec.head_dim]),
+            (qkv.dtype, cache_shape),
+            (qkv.dtype, cache_shape),
+        ],
+        domain=MICROSOFT,
+        # query holds query, key and value side by side; key and value are left out.
+        slots=[0, None, None, 1, 2, 3, 4, *rotation, 5],
+        num_heads=spec.num_heads,
+        kv_num_heads=spec.num_key_value_heads,
+        scale=spec.scale,
+        # The operator counts the tokens before the query, `window` includes the query's own.
+        local_window_size=-1 if spec.window is None else spec.window - 1,
+        do_rotary=int(spec.rotary is not None),
+        rotary_interleaved=int(spec.rotary is not None and spec.rotary.interleaved),
+    )
+    return context, past._replace(key=key, value=value)

@@ -1,0 +1,133 @@
+"""Last stage: what stands beside the graphs, and the reports. See `genai_config` for onnxruntime-genai."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from tfgpt._version import __version__
+from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, read_json
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError
+from tfgpt.files import write_json, write_text
+from tfgpt_export.recipe import Artifact
+from tfgpt_export.report import verification_page
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def check_directories(model_dir: Path, export_dir: Path) -> None:
+    """Refuses to replace what must not be lost.
+
+    Raises:
+        InputError: the export would overwrite its own model, a file, or a directory that is not an export.
+    """
+    if export_dir.is_file():
+        raise InputError(f"{export_dir} is a file: name a directory for the export")
+    inside = model_dir.resolve()
+    if inside == export_dir.resolve() or export_dir.resolve() in inside.parents:
+        raise InputError(f"{export_dir} holds the model itself: name another directory for the export")
+    is_export = (export_dir / "onnx").is_dir() or (export_dir / "saved_model").is_dir()
+    if export_dir.is_dir() and any(export_dir.iterdir()) and not is_export:
+        raise InputError(f"{export_dir} exists and is not an export: name an empty or a new directory")
+
+
+def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
+    """Refuses a tokenizer that makes ids which the model has no embedding for."""
+    path = model_dir / "tokenizer.json"
+    if not path.exists():
+        return
+    vocabulary = read_json(path).get("model", {}).get("vocab", {})
+    largest = max(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)), default=-1)
+    if largest >= config.vocabulary_size:
+        raise InputError(
+            f"{path} has the token id {largest}, but the model's vocabulary has {config.vocabulary_size}: "
+            "the tokenizer belongs to another model"
+        )
+
+
+def package_stage(artifact: Artifact) -> Artifact:
+    """Copies the configs and the tokenizer and writes genai_config.json."""
+    for name in (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES):
+        if (artifact.model_dir / name).exists():
+            shutil.copyfile(artifact.model_dir / name, artifact.output / name)
+    external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if _data_of(path).exists())
+    if external:
+        values = read_json(artifact.output / CONFIG_FILE)
+        values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, 1)}
+        write_json(artifact.output / CONFIG_FILE, values)
+    if any(name != "saved_model" for name in artifact.files):
+        write_json(artifact.output / "genai_config.json", genai_config(artifact))
+    return artifact
+
+
+def genai_config(artifact: Artifact) -> dict:
+    """What onnxruntime-genai reads; it refuses keys that it does not know."""
+    config = artifact.config
+    first = next(path for name, path in artifact.files.items() if name != "saved_model")
+    model = {
+        "type": "decoder",
+        "vocab_size": config.vocabulary_size,
+        "context_length": config.context_length,
+        "decoder": {
+            "filename": str(first.relative_to(artifact.output)),
+            "head_size": config.head_dim,
+            "hidden_size": config.hidden_dim,
+            "num_attention_heads": config.num_heads,
+            "num_hidden_layers": config.num_layers,
+            "num_key_value_heads": config.num_key_value_heads,
+        },
+    }
+    end = config.eos_token_id
+    padding = config.pad_token_id if config.pad_token_id is not None else end
+    for name, token in (("bos", config.bos_token_id), ("eos", end), ("pad", padding)):
+        if token is not None:
+            model[f"{name}_token_id"] = token
+    search = {"max_length": config.context_length, "past_present_share_buffer": False}
+    return {"model": model, "search": {**search, "top_k": min(50, config.vocabulary_size)}}
+
+
+def write_reports(artifact: Artifact) -> None:
+    """Writes verification.json, verification.md and, last, the checksums of everything."""
+    report = {
+        "tfgpt": __version__,
+        "verified": artifact.recipe.verify,
+        "config": artifact.config.to_dict(),
+        "operators": artifact.counts,
+        "artifacts": list(artifact.verification),
+    }
+    write_json(artifact.output / "verification.json", report)
+    write_text(artifact.output / "verification.md", verification_page(report, _sizes(artifact)))
+    lines = [f"{_sha256(path)}  {path.relative_to(artifact.output)}" for path in _files(artifact.output)]
+    write_text(artifact.output / "SHA256SUMS", "\n".join(lines) + "\n")
+
+
+def _sizes(artifact: Artifact) -> dict[str, int]:
+    """Bytes of each artifact, all of its files together."""
+    sizes = {}
+    for name, path in artifact.files.items():
+        parts = _files(path) if path.is_dir() else [each for each in (path, _data_of(path)) if each.exists()]
+        sizes[name] = sum(part.stat().st_size for part in parts)
+    return sizes
+
+
+def _data_of(path: Path) -> Path:
+    return path.with_name(path.name + "_data")
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""The export as a list of stages, each `Artifact -> Artifact`, each followed by its check.
+
+trace       Keras -> a TensorFlow function, weights as arguments      check: it is traced whole
+convert     -> ONNX graph, weights as inputs                          check: contract, operator counts
+attach      -> onnx/model.onnx (+ _data)                              check: equal to Keras
+quantize    -> onnx/model_quantized.onnx                              check: says the same as Keras
+saved_model -> saved_model/1                                          check: equal to Keras
+package     -> config, tokenizer, genai_config, checksums, report     check: a session opens it
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tfgpt.checkpoints.directory import read_model_config
+from tfgpt.files import replacing_directory
+from tfgpt_export import package as packaging
+from tfgpt_export import stages
+from tfgpt_export.recipe import Artifact, ExportRecipe
+from tfgpt_export.verify import Verifier
+
+STAGES = (
+    ("trace", stages.trace_stage, None),
+    ("convert", stages.convert_stage, None),
+    ("attach", stages.attach_stage, Verifier.check_lossless_onnx),
+    ("quantize", stages.quantize_stage, Verifier.check_quantized_onnx),
+    ("saved_model", stages.saved_model_stage, Verifier.check_saved_model),
+    ("package", packaging.package_stage, Verifier.check_generation),
+)
+
+
+def export(
+    model_dir: str | os.PathLike,
+    export_dir: str | os.PathLike,
+    precisions: tuple[str, ...] = ("fp32", "int8"),
+    progress: Callable[[str, str], None] | None = None,
+    **options,
+) -> Artifact:
+    """Exports a model directory; `export_dir` appears, or is replaced, only when all is done and right.
+
+    Args:
+        model_dir: config.json, safetensors and a tokenizer, as `save_pretrained` writes them.
+        export_dir: where to; see the README of the export stage for what is in it.
+        precisions: of "fp32" and "int8".
+        progress: called with (stage, "run" or "verify") when each begins.
+        **options: the other fields of `ExportRecipe`.
+
+    Returns:
+        the last `Artifact`: its files, its operator counts and its verification.
+
+    Raises:
+        InputError: the model directory is incomplete, or an option is wrong.
+        VerificationError: an artifact differs from Keras; the message names the first tensor that does.
+    """
+    recipe = ExportRecipe(precisions=tuple(precisions), **options)
+    model_dir, export_dir = Path(model_dir), Path(os.path.abspath(export_dir))
+    family, config = read_model_config(model_dir)
+    packaging.check_directories(model_dir, export_dir)
+    packaging.check_tokenizer(model_dir, config)
+    with replacing_directory(export_dir) as output, contextlib.ExitStack() as stack:
+        artifact = Artifact(model_dir, output, recipe, family, config)
+        verifier = stack.enter_context(Verifier(artifact)) if recipe.verify else None
+        for name, run, check in STAGES:
+            _report(progress, name, "run")
+            artifact = run(artifact)
+            if verifier is not None and check is not None:
+                _report(progress, name, "verify")
+                found = tuple(check(verifier, artifact))
+                artifact = dataclasses.replace(artifact, verification=artifact.verification + found)
+        packaging.write_reports(artifact)
+    return dataclasses.replace(artifact, output=export_dir, files=_moved(artifact, export_dir))
+
+
+def _moved(artifact: Artifact, export_dir: Path) -> dict[str, Path]:
+    return {name: export_dir / path.relative_to(artifact.output) for name, path in artifact.files.items()}
+
+
+def _report(progress, stage: str, step: str) -> None:
+    if progress is not None:
+        progress(stage, step)

@@ -1,0 +1,84 @@
+"""What an export is asked for, and what travels from stage to stage."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError, nearest
+from tfgpt.families.family import Family
+from tfgpt_export.trace import Traced
+
+# precision -> the file that clients look for (transformers.js's names).
+MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+SAVED_MODEL = "saved_model/1"
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """The options of one export.
+
+    Args:
+        precisions: which ONNX files are written, of `MODEL_FILES`.
+        saved_model: whether a TensorFlow SavedModel is written too.
+        verify: whether every artifact is compared with Keras; a difference stops the export.
+        block_size: numbers that share one scale in int8; a power of 2 from 16 on.
+        verification_tokens: int `[rows, length]` of real text that quantization is judged on; `None` lets the
+            model write its own.
+        keep_stages: also keep what each stage made (`stages/` in the export directory).
+
+    Raises:
+        InputError: an unknown precision, none at all, or an impossible block size.
+    """
+
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    saved_model: bool = True
+    verify: bool = True
+    block_size: int = 32
+    verification_tokens: np.ndarray | None = None
+    keep_stages: bool = False
+
+    def __post_init__(self):
+        for precision in self.precisions:
+            if precision not in MODEL_FILES:
+                raise InputError(f"there is no precision {precision!r}{nearest(precision, MODEL_FILES)}")
+        if not self.precisions:
+            raise InputError(f"no precision given: expected some of {', '.join(MODEL_FILES)}")
+        if self.block_size < 16 or self.block_size & (self.block_size - 1):
+            raise InputError(f"block_size is {self.block_size}: expected a power of 2 from 16 on")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What one stage hands to the next. Stages add to it; they change nothing that is there.
+
+    Args:
+        model_dir: the model directory that is exported.
+        output: the directory being written; it takes its final name when all is done.
+        recipe, family, config: what is exported, and how.
+        traced: after `trace`. graph: after `convert`, weights still inputs.
+        files: precision -> ONNX file, after `lower` and `quantize`; and "saved_model".
+        counts: precision -> operator -> number of nodes.
+        verification: one entry for each artifact that was compared with Keras.
+    """
+
+    model_dir: Path
+    output: Path
+    recipe: ExportRecipe
+    family: Family
+    config: ModelConfig
+    traced: Traced | None = None
+    graph: onnx.ModelProto | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    verification: tuple[dict, ...] = ()
+
+    def stage_path(self, name: str) -> Path | None:
+        """Where a stage leaves a file to look at; `None` when nobody asked."""
+        if not self.recipe.keep_stages:
+            return None
+        path = self.output / "stages" / name
+        path.parent.mkdir(exist_ok=True)
+        return path

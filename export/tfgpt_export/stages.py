@@ -1,0 +1,93 @@
+"""The stages that make files. Each takes an `Artifact` and returns it with more in it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from tfgpt.checkpoints.readers import TensorReader
+from tfgpt.checkpoints.translate import read_weights
+from tfgpt_export import quantize
+from tfgpt_export.convert import convert, operator_counts
+from tfgpt_export.recipe import MODEL_FILES, SAVED_MODEL, Artifact
+from tfgpt_export.saved_model import write_saved_model
+from tfgpt_export.trace import trace
+from tfgpt_export.weights import write_model
+
+
+def trace_stage(artifact: Artifact) -> Artifact:
+    """Keras model -> TensorFlow function."""
+    traced = trace(artifact.config)
+    if path := artifact.stage_path("1_trace.pbtxt"):
+        path.write_text(str(traced.function.get_concrete_function().graph.as_graph_def()))
+    return dataclasses.replace(artifact, traced=traced)
+
+
+def convert_stage(artifact: Artifact) -> Artifact:
+    """TensorFlow function -> ONNX graph without weights."""
+    graph = convert(artifact.traced, artifact.config)
+    if path := artifact.stage_path("2_convert.onnx"):
+        path.write_bytes(graph.SerializeToString())
+    return dataclasses.replace(artifact, graph=graph)
+
+
+def attach_stage(artifact: Artifact) -> Artifact:
+    """Graph and checkpoint -> the float32 model."""
+    if "fp32" not in artifact.recipe.precisions:
+        return artifact
+    model = onnx.ModelProto()
+    model.CopyFrom(artifact.graph)
+    tensors = ((name, _float32(read())) for name, read in _weights(artifact))
+    return _write(artifact, "fp32", model, tensors, 4 * _num_parameters(artifact))
+
+
+def quantize_stage(artifact: Artifact) -> Artifact:
+    """Graph and checkpoint -> the model with 8-bit weights."""
+    if "int8" not in artifact.recipe.precisions:
+        return artifact
+    shapes = artifact.traced.weight_shapes
+    model, plan = quantize.quantize_graph(artifact.graph, shapes, artifact.recipe.block_size)
+    if path := artifact.stage_path("4_quantize.onnx"):
+        path.write_bytes(model.SerializeToString())
+    tensors = (
+        tensor
+        for name, read in _weights(artifact)
+        for tensor in plan.tensors(name, lambda read=read: _float32(read()))
+    )
+    return _write(artifact, "int8", model, tensors, _num_parameters(artifact))
+
+
+def saved_model_stage(artifact: Artifact) -> Artifact:
+    """Checkpoint -> TensorFlow SavedModel."""
+    if not artifact.recipe.saved_model:
+        return artifact
+    path = artifact.output / SAVED_MODEL
+    write_saved_model(artifact.model_dir, path)
+    return dataclasses.replace(artifact, files={**artifact.files, "saved_model": path})
+
+
+def _write(artifact: Artifact, precision: str, model: onnx.ModelProto, tensors, num_bytes: int) -> Artifact:
+    path = artifact.output / MODEL_FILES[precision]
+    path.parent.mkdir(exist_ok=True)
+    write_model(model, tensors, path, num_bytes)
+    onnx.checker.check_model(str(path))
+    return dataclasses.replace(
+        artifact,
+        files={**artifact.files, precision: path},
+        counts={**artifact.counts, precision: operator_counts(model.graph)},
+    )
+
+
+def _weights(artifact: Artifact) -> Iterator:
+    reader = TensorReader(artifact.model_dir)
+    return read_weights(reader, artifact.family, artifact.config, artifact.traced.weight_shapes)
+
+
+def _num_parameters(artifact: Artifact) -> int:
+    return sum(math.prod(shape) for shape in artifact.traced.weight_shapes.values())
+
+
+def _float32(tensor: np.ndarray) -> np.ndarray:
+    return tensor.astype(np.float32, copy=False)

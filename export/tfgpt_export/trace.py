@@ -1,0 +1,70 @@
+"""Stage 1: a concrete TensorFlow function of the model, with its weights as arguments.
+
+The model is built with deferred variables and every weight is an argument of the function, so neither tracing
+nor converting ever holds a weight: memory and time do not grow with the model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfgpt import ops
+from tfgpt.config import ModelConfig
+from tfgpt.errors import InputError
+from tfgpt.layers.cache import GrowingCache
+from tfgpt.models.causal_lm import CausalLM
+from tfgpt.models.deferred import deferred_variables
+from tfgpt_export import signature
+from tfgpt_export.lower import lowered
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The traced function, its flat argument list, and which arguments are weights.
+
+    `function(*inputs, *weights)` returns a list in the order of `signature.outputs`.
+    `weight_shapes`: weight name -> shape, in the order of the arguments.
+    """
+
+    function: Any
+    specs: list
+    weight_shapes: dict[str, tuple[int, ...]]
+
+
+def trace(config: ModelConfig) -> Traced:
+    """Traces the model of a config.
+
+    Raises:
+        InputError: Keras runs on another backend than TensorFlow.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise InputError(
+            f"export runs on the tensorflow backend, found {keras.config.backend()!r}: unset KERAS_BACKEND"
+        )
+    with deferred_variables():
+        # Dropout has no place in an exported graph.
+        model = CausalLM(
+            config.replace(dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0), dtype="float32"
+        )
+    weights = model.named_weights()
+    graph_inputs = signature.inputs(config)
+    specs = [tf.TensorSpec(tensor.static_shape, tensor.dtype) for tensor in graph_inputs]
+    specs += [tf.TensorSpec(variable.shape, variable.dtype) for variable in weights.values()]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def function(*arguments):
+        token_ids, mask, positions, *pasts = arguments[: len(graph_inputs)]
+        values = arguments[len(graph_inputs) :]
+        cache = GrowingCache(tuple(pasts[0::2]), tuple(pasts[1::2]))
+        with (
+            keras.StatelessScope(zip(weights.values(), values, strict=True), initialize_variables=False),
+            ops.replaced(lowered(config)),
+        ):
+            logits, present = model(token_ids, positions=positions, mask=mask, cache=cache, training=False)
+        pairs = zip(present.keys, present.values, strict=True)
+        return [logits, *(tensor for pair in pairs for tensor in pair)]
+
+    shapes = {name: tuple(variable.shape) for name, variable in weights.items()}
+    return Traced(function, specs, shapes)
