@@ -5,21 +5,12 @@ import shutil
 from pathlib import Path
 
 from tfgpt._version import __version__
-from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, read_json
+from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, copy_tokenizer, read_json
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.files import write_json, write_text
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 def check_directories(model_dir: Path, export_dir: Path) -> None:
@@ -54,9 +45,10 @@ def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
 
 def package_stage(artifact: Artifact) -> Artifact:
     """Copies the configs and the tokenizer and writes genai_config.json."""
-    for name in (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES):
+    for name in (CONFIG_FILE, GENERATION_FILE):
         if (artifact.model_dir / name).exists():
             shutil.copyfile(artifact.model_dir / name, artifact.output / name)
+    copy_tokenizer(artifact.model_dir, artifact.output)
     external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if _data_of(path).exists())
     if external:
         values = read_json(artifact.output / CONFIG_FILE)

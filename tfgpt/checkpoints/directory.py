@@ -1,6 +1,7 @@
 """A model directory: config.json, weights, generation_config.json. Loads no TensorFlow."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from tfgpt.files import write_json
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -49,3 +58,10 @@ def write_model_config(config: ModelConfig, directory: Path, dtype: str = "float
     tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {name: token for name, token in tokens.items() if token is not None}
     write_json(Path(directory) / GENERATION_FILE, known)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies the tokenizer files that a directory has."""
+    for name in TOKENIZER_FILES:
+        if (Path(source) / name).exists():
+            shutil.copyfile(Path(source) / name, Path(target) / name)

@@ -1,0 +1,39 @@
+"""`tfgpt export`: a model directory becomes ONNX and SavedModel, verified against Keras."""
+
+import json
+import sys
+
+
+def add_arguments(parser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("model_dir", metavar="MODEL_DIR")
+    parser.add_argument("--output", required=True, metavar="EXPORT_DIR")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], metavar="P", help="fp32, int8")
+    parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare with Keras")
+    parser.add_argument("--keep-stages", action="store_true", help="keep what each stage made, to look at")
+    parser.add_argument("--json", action="store_true", help="print the verification as JSON")
+
+
+def run(arguments) -> int:
+    """Exports, showing each stage on stderr, and prints the verification."""
+    from tfgpt_export import export
+
+    artifact = export(
+        arguments.model_dir,
+        arguments.output,
+        precisions=tuple(arguments.precision),
+        saved_model=not arguments.no_saved_model,
+        verify=not arguments.no_verify,
+        keep_stages=arguments.keep_stages,
+        progress=show_stage,
+    )
+    name = "verification.json" if arguments.json else "verification.md"
+    text = (artifact.output / name).read_text(encoding="utf-8")
+    print(json.dumps(json.loads(text)) if arguments.json else text, end="\n" if arguments.json else "")
+    return 0
+
+
+def show_stage(stage: str, step: str) -> None:
+    """One line for each stage that begins."""
+    print(f"export: {'verifying' if step == 'verify' else 'running'} {stage}", file=sys.stderr, flush=True)

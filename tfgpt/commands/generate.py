@@ -1,0 +1,111 @@
+"""`tfgpt generate`: continue prompts with a model directory (Keras) or an export (onnxruntime alone)."""
+
+import json
+import sys
+from pathlib import Path
+
+from tfgpt.errors import InputError
+
+
+def add_arguments(parser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("directory", metavar="MODEL_DIR|EXPORT_DIR")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="several prompts make one batch")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="may be given several times"
+    )
+    parser.add_argument("--precision", help="of an export: fp32 or int8; by default the first that is there")
+    parser.add_argument("--threads", type=int, help="of onnxruntime; by default all cores")
+    parser.add_argument("--json", action="store_true", help="one JSON object per prompt instead of text")
+
+
+def run(arguments) -> int:
+    """Streams one prompt as it is written; prints several when all are done."""
+    from tfgpt.generation.options import GenerationOptions
+
+    options = GenerationOptions(
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+        stop=tuple(arguments.stop),
+    )
+    generate = _generator(arguments)
+    streaming = len(arguments.prompts) == 1 and not arguments.json
+    if streaming:
+        print(arguments.prompts[0], end="", flush=True)
+    results = generate(arguments.prompts, options, _write if streaming else None)
+    if streaming:
+        print()
+    for prompt, result in zip(arguments.prompts, results, strict=True):
+        if arguments.json:
+            print(json.dumps(_to_dict(prompt, result), ensure_ascii=False))
+        elif not streaming:
+            print(f"{prompt}{result.text}\n{'-' * 20}")
+    return 0
+
+
+def _generator(arguments):
+    """The `generate(prompts, options, on_token)` of whatever the directory holds."""
+    directory = Path(arguments.directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory: expected a model directory or an export")
+    if (directory / "onnx").is_dir():
+        return _open_export(directory, arguments).generate
+    if arguments.precision or arguments.threads:
+        raise InputError(f"{directory} is a model directory: --precision and --threads are for exports")
+    return _open_model(directory)
+
+
+def _open_export(directory: Path, arguments):
+    from tfgpt.serving import Session
+    from tfgpt.serving.export_directory import FILE_OF_PRECISION
+
+    there = [name for name, file in FILE_OF_PRECISION.items() if (directory / "onnx" / file).exists()]
+    precision = arguments.precision or (there[0] if there else "fp32")
+    session = Session.open(directory, precision=precision, num_threads=arguments.threads)
+    if session.tokenizer is None:
+        raise InputError(f"{directory} has no tokenizer.json: prompts in text need one")
+    return session
+
+
+def _open_model(directory: Path):
+    from tfgpt.tokenizers.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    from tfgpt.models.causal_lm import CausalLM
+
+    model = CausalLM.from_pretrained(directory)
+
+    def generate(prompts, options, on_token):
+        return model.generate(prompts, options, tokenizer=tokenizer, on_token=on_token)
+
+    return generate
+
+
+def _write(row: int, token_id: int, text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _to_dict(prompt: str, result) -> dict:
+    return {
+        "prompt": prompt,
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": len(result.prompt_ids),
+        "completion_tokens": len(result.token_ids),
+        "token_ids": [int(token) for token in result.token_ids],
+    }
