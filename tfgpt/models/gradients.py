@@ -24,12 +24,12 @@ def all_reduce_sum(tensors):
 
 
 def global_norm(gradients):
-    """Euclidean norm over all gradients, a float32 scalar; written as Keras writes it, so that graphs share it."""
+    """Euclidean norm over all gradients, a float32 scalar; written as Keras does, so that graphs share it."""
     squares = [tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in gradients if g is not None]
     return tf.sqrt(tf.reduce_sum(tf.stack(squares)))
 
 
 def take_reduced_gradients(optimizer):
-    """Tells an optimizer that its gradients arrive summed over the replicas, so that it does not sum again."""
+    """Tells an optimizer that its gradients arrive summed over the replicas: it must not sum again."""
     optimizer.gradients_are_reduced = True
     optimizer._all_reduce_sum_gradients = list

@@ -16,6 +16,7 @@ from keras import ops
 
 from tfgpt.errors import InputError
 from tfgpt.models.gradients import all_reduce_sum, densify, global_norm, take_reduced_gradients
+from tfgpt.models.weights import element_weights
 
 
 class TensorFlowSteps:
@@ -25,16 +26,17 @@ class TensorFlowSteps:
 
     def train_step(self, data):
         """One update on one device; the logs are running means over the epoch and the step's extras."""
-        extras = self._replica_train_step(data)
+        extras = _after(data, self._replica_train_step)
         return {**self.get_metrics_result(), **extras}
 
     def test_step(self, data):
-        self._replica_test_step(data)
+        """The loss and metrics of one batch on one device, as running means."""
+        _after(data, self._replica_test_step)
         return self.get_metrics_result()
 
     def _replica_train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        weights = _weights(y, sample_weight)
+        weights = element_weights(y, sample_weight)
         weight_sum = tf.reduce_sum(weights)
         total_weight = all_reduce_sum([weight_sum])[0]
         compute = self._compiled_for_replica(self._loss_and_gradients)
@@ -50,7 +52,7 @@ class TensorFlowSteps:
 
     def _replica_test_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        weights = _weights(y, sample_weight)
+        weights = element_weights(y, sample_weight)
         compute = self._compiled_for_replica(self._test_loss)
         self._track_loss(compute(x, y, sample_weight, weights), tf.reduce_sum(weights))
         return {}
@@ -93,7 +95,7 @@ class TensorFlowSteps:
         return reported, gradients
 
     def _slice_losses(self, y, y_pred, sample_weight, weights, total_weight):
-        """(what is reported: a sum of weighted losses, or Keras's mean; what is minimised) of one micro-batch."""
+        """One micro-batch: what is reported (a weighted sum, or Keras's mean) and what is minimised."""
         replicas = self.distribute_strategy.num_replicas_in_sync
         if self._compile_loss is not None:
             # Keras has divided by the number of replicas already, for the sum over replicas that follows.
@@ -133,14 +135,14 @@ class TensorFlowSteps:
         count, batch = self.micro_batches, tensor.shape[0]
         if batch is not None and batch % count:
             raise InputError(
-                f"found a batch of {batch} per replica with micro_batches={count}, expected a multiple of {count}; "
-                "change batch_size or micro_batches"
+                f"found a batch of {batch} per replica with micro_batches={count}, expected a multiple "
+                f"of {count}; change batch_size or micro_batches"
             )
         rows = -1 if batch is None else batch // count
         return tf.reshape(tensor, tf.concat([[count, rows], tf.shape(tensor)[1:]], axis=0))
 
     def _test_loss(self, x, y, sample_weight, weights):
-        """Mean loss of this replica's batch. Additional losses (of mixtures of experts) are not part of it."""
+        """Mean loss of this replica's batch, without additional losses (of mixtures of experts)."""
         y_pred = self(x, training=False) if self._call_has_training_arg else self(x)
         self._update_compiled_metrics(y, y_pred, sample_weight)
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
@@ -186,7 +188,8 @@ class TensorFlowSteps:
     def _distributed_function(self, step, steps):
         """A function of an iterator that runs `steps` steps in one graph and returns the logs of the last."""
         strategy = self.distribute_strategy
-        step = tf.autograph.experimental.do_not_convert(self._autoconvert_optionals(step))
+        step = self._autoconvert_optionals(lambda data, step=step: _after(data, step))
+        step = tf.autograph.experimental.do_not_convert(step)
 
         def on_data(data):
             extras = strategy.run(step, args=(data,))
@@ -220,7 +223,7 @@ class TensorFlowSteps:
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Keras hands a tuple of tensors to `strategy.reduce` here, which MultiWorkerMirroredStrategy refuses.
-        # Without a strategy Keras leaves building to the first trace; here the variables are needed before it.
+        # Without one Keras leaves building to the first trace; here the variables are needed before it.
         if (
             self.built
             and (self.optimizer is None or self.optimizer.built)
@@ -257,10 +260,15 @@ class TensorFlowSteps:
         take_reduced_gradients(inner)
 
 
-def _weights(y, sample_weight):
-    from tfgpt.models.trainer import element_weights
+def _after(data, step):
+    """`step(data)`, none of it before the data is there.
 
-    return element_weights(y, sample_weight)
+    At the end of a dataset of unknown size, TensorFlow runs whatever does not depend on the data before it
+    reports the end: stock Keras then counts one batch too many in the mean loss and in `iterations`.
+    """
+    tensors = [value for value in keras.tree.flatten(data) if value is not None]
+    with tf.control_dependencies(tensors):
+        return step(data)
 
 
 def _refuse(optimizer, option, remedy):

@@ -1,4 +1,4 @@
-"""Base class of every model head: Keras's `compile` and `fit` with a correct training step for language models.
+"""Base class of every model head: Keras's `compile` and `fit` with a training step for language models.
 
 What it adds to `keras.Model` (on the TensorFlow backend; see `tensorflow_steps.py`):
 
@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from tfgpt.errors import InputError
+from tfgpt.models.weights import element_weights
 
 if keras.config.backend() == "tensorflow":
     from tfgpt.models.tensorflow_steps import TensorFlowSteps as BackendSteps
@@ -91,7 +92,7 @@ class Trainer(BackendSteps, keras.Model):
 
     def weighted_loss_sum(self, y, y_pred, weights):
         """Sum of `weights * element_losses`, a float32 scalar; targets of weight 0 may hold any number."""
-        # An id outside the vocabulary gives NaN, and NaN * 0 is NaN: such targets are replaced, not multiplied.
+        # An id outside the vocabulary gives NaN, and NaN * 0 is NaN: replace such targets first.
         ignored = ops.equal(weights, 0)
         losses = self.element_losses(ops.where(ignored, ops.zeros_like(y), y), y_pred)
         return ops.sum(ops.where(ignored, ops.zeros_like(losses), losses * weights))
@@ -100,8 +101,8 @@ class Trainer(BackendSteps, keras.Model):
         if keras.config.backend() != "tensorflow":
             if micro_batches > 1:
                 raise InputError(
-                    f"found micro_batches={micro_batches} on the {keras.config.backend()} backend, expected 1; "
-                    "set KERAS_BACKEND=tensorflow, or gradient_accumulation_steps on the optimizer"
+                    f"found micro_batches={micro_batches} on the {keras.config.backend()} backend, "
+                    "expected 1; set KERAS_BACKEND=tensorflow, or the optimizer's gradient_accumulation_steps"
                 )
         elif keras.distribution.distribution() is not None:
             raise InputError(
@@ -113,13 +114,3 @@ class Trainer(BackendSteps, keras.Model):
         prepare = getattr(super(), "_prepare_compiled", None)
         if prepare is not None:
             prepare()
-
-
-def element_weights(y, sample_weight):
-    """float32 weights with the shape of `y`: ones, or `sample_weight` (`[batch]` or as `y`) spread over it."""
-    if sample_weight is None:
-        return ops.ones(ops.shape(y), dtype="float32")
-    weights = ops.cast(sample_weight, "float32")
-    while len(weights.shape) < len(y.shape):
-        weights = ops.expand_dims(weights, -1)
-    return ops.broadcast_to(weights, ops.shape(y))
