@@ -84,7 +84,7 @@ def evaluation_batch(
     shards: TokenShards, number: int, context_length: int, batch_size: int, stride: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Element `number` of `evaluation_dataset` as numpy arrays."""
-    plan = EvaluationPlan(shards.num_tokens, context_length, stride or context_length)
+    plan = EvaluationPlan(shards.num_tokens, context_length, context_length if stride is None else stride)
     windows = number * batch_size + np.arange(batch_size, dtype=np.int64)
     columns = np.arange(context_length)
     places = windows[:, None] * plan.stride + columns  # [batch, length], the places of the labels
@@ -114,7 +114,9 @@ def evaluation_dataset(shards: TokenShards, context_length: int, batch_size: int
     """
     import tensorflow as tf
 
-    plan = EvaluationPlan(shards.num_tokens, context_length, stride or context_length)
+    plan = EvaluationPlan(shards.num_tokens, context_length, context_length if stride is None else stride)
+    if batch_size < 1:
+        raise InputError(f"found batch_size {batch_size}, expected at least 1")
     num_batches = -(-plan.num_windows // batch_size)
     gather = _gather_function(shards)
     columns = tf.range(context_length, dtype=tf.int64)

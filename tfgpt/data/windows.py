@@ -20,10 +20,15 @@ _SECOND = 0x94D049BB133111EB - 2**64
 
 
 def mix(value):
-    """splitmix64's finalizer on int64, with arithmetic shifts: every bit of the result hangs on all bits."""
-    value = (value ^ (value // 2**30)) * _FIRST
-    value = (value ^ (value // 2**27)) * _SECOND
-    return value ^ (value // 2**31)
+    """splitmix64's finalizer on int64: a bijection in which every bit of the result hangs on all bits."""
+    value = (value ^ _shifted(value, 30)) * _FIRST
+    value = (value ^ _shifted(value, 27)) * _SECOND
+    return value ^ _shifted(value, 31)
+
+
+def _shifted(value, bits: int):
+    """A logical shift to the right; an arithmetic one would make x and ~x the same in `mix`."""
+    return value // 2**bits % 2 ** (64 - bits)
 
 
 def shuffled(index, size: int, key):
@@ -78,7 +83,7 @@ class WindowPlan:
     @property
     def num_offsets(self) -> int:
         """How many first tokens an epoch may begin at."""
-        return min(self.context_length, self.num_tokens - self.num_windows * self.context_length)
+        return self.num_tokens - self.num_windows * self.context_length
 
     def starts(self, rows):
         """The first token of each window: int64, the shape of `rows`.
