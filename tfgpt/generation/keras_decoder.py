@@ -1,9 +1,11 @@
-"""The generate loop's decoder over a Keras model, compiled once and fed a cache of fixed capacity.
+"""The generate loop's decoder over a Keras model, compiled once.
 
-    TensorFlow   one `tf.function` with every dimension open: traced once for all prompts, batches and steps
-    JAX          one `jax.jit`; shapes are static there, so prompt lengths and capacities are rounded up to
-                 powers of two: a new one compiles twice (prefill and step) and never during a text
-    others       the model as it is
+    TensorFlow   one `tf.function` with every dimension open and a growing cache: traced once for all prompts,
+                 batches and steps, and attention looks at no empty slots
+    JAX          one `jax.jit` with a cache of fixed capacity; shapes are static there, so prompt lengths and
+                 capacities are rounded up to powers of two: a new pair compiles twice (prefill and step), and
+                 nothing compiles during a text
+    others       the model as it is, with a growing cache
 
 Only the last column goes through the head, so a long prompt makes no [batch, length, vocabulary] array.
 """
@@ -42,46 +44,48 @@ class KerasDecoder:
         self.context_length = model.config.context_length
         self._model = model
         self._advance = _compiled_advance(model)
-        self._rounds_shapes = keras.config.backend() == "jax"
+        self._has_static_shapes = keras.config.backend() == "jax"
         self._padding = np.zeros((0, 1), np.int64)  # columns of padding of each row, [batch, 1]
-        self._mask = None  # [batch, capacity]
+        self._mask = np.zeros((0, 0), np.int32)  # [batch, columns], with static shapes [batch, capacity]
         self._cache = None
         self._columns = 0
-        self._capacity = 0
 
     def prefill(self, token_ids: np.ndarray, mask: np.ndarray, capacity: int) -> np.ndarray:
         """See `Decoder.prefill`."""
         num_new = capacity - token_ids.shape[1]
-        if self._rounds_shapes:
+        capacity = None
+        if self._has_static_shapes:
             # The model refuses more columns than its context; a prompt always has fewer.
             length = min(_power_of_two(token_ids.shape[1], _SMALLEST_PROMPT), self.context_length)
             more = ((0, 0), (length - token_ids.shape[1], 0))
             token_ids, mask = np.pad(token_ids, more), np.pad(mask, more)
+            capacity = _power_of_two(length + num_new, _SMALLEST_CAPACITY)
         batch_size, self._columns = token_ids.shape
-        self._capacity = _power_of_two(self._columns + num_new, _SMALLEST_CAPACITY)
         self._padding = self._columns - mask.sum(axis=1, keepdims=True)
-        # Slots behind the last token are hidden by causality: one mask serves all steps.
-        whole = np.ones((batch_size, self._capacity), np.int32)
-        whole[:, : self._columns] = mask
-        self._mask = ops.convert_to_tensor(whole)
-        self._cache = self._model.empty_cache(batch_size, self._capacity)
+        self._mask = mask.astype(np.int32)
+        if capacity is not None:
+            # Slots behind the last token are hidden by causality: one mask serves all steps.
+            self._mask = _padded_with_ones(self._mask, capacity - self._columns)
+        self._cache = self._model.empty_cache(batch_size, capacity)
         return self._run(token_ids, position_ids(mask))
 
     def step(self, token_ids: np.ndarray) -> np.ndarray:
-        """See `Decoder.step`."""
-        if self._columns >= self._capacity:
-            raise ValueError(f"found {self._columns} columns, expected at most the capacity {self._capacity}")
+        """See `Decoder.step`; ValueError past the capacity given to `prefill`, where shapes are static."""
         # A row that has filled its context may still be computed while others go on.
         positions = np.minimum(self._columns - self._padding, self.context_length - 1)
         self._columns += 1
+        if not self._has_static_shapes:
+            self._mask = _padded_with_ones(self._mask, 1)
+        elif self._columns > self._mask.shape[1]:
+            raise ValueError(f"found {self._columns} columns, expected at most {self._mask.shape[1]}")
         return self._run(token_ids[:, None], positions)
 
     def keep(self, rows: np.ndarray) -> np.ndarray:
         """See `Decoder.keep`: rows are dropped unless that would compile for another batch size."""
-        if self._rounds_shapes:
+        if self._has_static_shapes:
             return np.arange(len(self._padding))
         self._padding = self._padding[rows]
-        self._mask = ops.take(self._mask, rows, axis=0)
+        self._mask = self._mask[rows]
         keys, values = (
             tuple(ops.take(part, rows, axis=0) for part in parts)
             for parts in (self._cache.keys, self._cache.values)
@@ -101,6 +105,10 @@ def _power_of_two(size: int, smallest: int) -> int:
     return max(smallest, 1 << (size - 1).bit_length())
 
 
+def _padded_with_ones(mask: np.ndarray, columns: int) -> np.ndarray:
+    return np.pad(mask, ((0, 0), (0, columns)), constant_values=1)
+
+
 def _compiled_advance(model):
     """`advance` of this model, compiled for the backend; made once and kept beside the model's attributes."""
     # Written past Keras's attribute tracking: it is no layer and no state.
@@ -112,7 +120,7 @@ def _compiled_advance(model):
 
 def _uncompiled(model):
     def advance(token_ids, positions, mask, cache):
-        """int32 [batch, length] twice and [batch, capacity], cache -> float32 [batch, vocabulary], cache."""
+        """int32 [batch, length] twice and [batch, slots], cache -> float32 [batch, vocabulary], cache."""
         hidden, cache = model.decoder(token_ids, positions=positions, mask=mask, cache=cache, training=False)
         last = hidden[:, -1:]  # [batch, 1, hidden]
         logits = model.decoder.token_embedding.project(last) if model.head is None else model.head(last)
@@ -125,12 +133,11 @@ def _on_tensorflow(model):
     import tensorflow as tf
 
     def opened(tensor):
-        # All but the numbers of heads and of features may change.
-        shape = [None, tensor.shape[1], None, tensor.shape[3]] if len(tensor.shape) == 4 else []
-        return tf.TensorSpec(shape, tensor.dtype)
+        # Rows and columns may change, the numbers of heads and of features not.
+        return tf.TensorSpec([None, tensor.shape[1], None, tensor.shape[3]], tensor.dtype)
 
     integers = tf.TensorSpec([None, None], tf.int32)
-    cache = tf.nest.map_structure(opened, model.empty_cache(1, 1))
+    cache = tf.nest.map_structure(opened, model.empty_cache(1))
     return tf.function(
         _uncompiled(model), input_signature=[integers, integers, integers, cache], autograph=False
     )
