@@ -6,6 +6,7 @@ when a model is built, never while it is called.
 
 import dataclasses
 import enum
+import math
 from typing import Any
 
 from tfgpt.errors import InputError, nearest
@@ -160,7 +161,8 @@ class ModelConfig:
                 raise InputError(f"ModelConfig has no field {name!r}{nearest(name, fields)}")
         for name, field in fields.items():
             if field.default is dataclasses.MISSING and name not in values:
-                raise InputError(f"ModelConfig needs {name!r}: found only {', '.join(values) or 'nothing'}")
+                found = ", ".join(map(repr, values)) or "nothing"
+                raise InputError(f"ModelConfig needs {name!r}: found only {found}")
         return cls(**values)
 
     def replace(self, **changes) -> "ModelConfig":
@@ -220,14 +222,15 @@ class ModelConfig:
             rate = getattr(self, name)
             if rate is not None and not 0.0 <= rate < 1.0:
                 raise InputError(f"{name} is {rate}: expected a rate from 0 up to, but not including, 1")
-        if not self.norm_epsilon > 0:
-            raise InputError(f"norm_epsilon is {self.norm_epsilon}: expected a number above 0")
+        self._check_numbers()
         if Attention.LOCAL in self.attention_pattern and (self.window is None or self.window < 1):
             raise InputError(
                 f"attention_pattern has local layers but window is {self.window}: state how many tokens "
                 "they see (at least 1)"
             )
         rotated = self.rotary_dim
+        if rotated is None and self.positions is not Positions.LEARNED:
+            rotated = self.head_dim
         if rotated is not None and (rotated % 2 or not 0 < rotated <= self.head_dim):
             raise InputError(
                 f"rotary_dim is {rotated}: expected an even number up to head_dim {self.head_dim}"
@@ -236,6 +239,17 @@ class ModelConfig:
             token = getattr(self, name)
             if token is not None and not 0 <= token < self.vocabulary_size:
                 raise InputError(f"{name} is {token}: expected an id from 0 to {self.vocabulary_size - 1}")
+
+    def _check_numbers(self):
+        for name in ("norm_epsilon", "rotary_base"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}: expected a finite number above 0")
+        if not 0 <= self.initializer_range < math.inf:
+            raise InputError(
+                f"initializer_range is {self.initializer_range}: expected a finite number, at least 0"
+            )
+        if self.score_scale is not None and not math.isfinite(self.score_scale):
+            raise InputError(f"score_scale is {self.score_scale}: expected a finite number or null")
 
 
 _PLAIN = {

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tfgpt.errors import InputError
+
 
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
@@ -39,8 +41,13 @@ def replacing_directory(
 
     An existing directory at `path` is moved aside first and removed only after the new one stands, so a
     crash at any point leaves the old directory, the new one, or the old one under its `.old` name.
+
+    Raises:
+        InputError: `path` is a file.
     """
     path = Path(os.path.abspath(path))
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: expected a directory, or a name that is free")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     os.chmod(temporary, 0o777 & ~_umask())
@@ -52,7 +59,12 @@ def replacing_directory(
         shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             os.replace(path, old)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""GPT-2 against the numbers that transformers computed for the same weights (tests/fixtures/record_gpt2.py)."""
+"""GPT-2 against what transformers computed for the same weights (tests/fixtures/record_gpt2.py)."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_logits_of_a_padded_batch_with_a_cache(recorded, side, capacity):
 
 @pytest.mark.parametrize("prefix", ["", "left_"])
 def test_greedy_tokens(recorded, prefix):
-    """Each token of transformers' greedy text is the best one after those before it: by induction, the text."""
+    """Each token of transformers' greedy text is the best after those before it: by induction, the text."""
     model, expected = recorded
     greedy = expected[f"{prefix}greedy"]
     mask = expected["left_mask"] if prefix else np.ones_like(expected["token_ids"])

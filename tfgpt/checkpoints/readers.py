@@ -95,7 +95,7 @@ def _weight_files(directory: Path) -> list[str]:
 def _shards(index: Path) -> list[str]:
     try:
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
         raise InputError(f"{index} is not an index of shards ({error!r}): download it again") from None
     for name in files:
         # An index is data from elsewhere: it may only name its neighbours.

@@ -11,6 +11,9 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 
+# Anything else is an index, a mask, or a quantized number that a scale belongs to.
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+
 
 def read_weights(
     reader: TensorReader, family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]]
@@ -27,23 +30,48 @@ def read_weights(
     Raises:
         InputError: a tensor is missing, left over, of another shape than the config says, or not finite.
     """
+    for rule, name in match_names(reader, family, config):
+        yield rule.target, _reading(reader, rule, name, shapes[rule.target])
+
+
+def match_names(reader: TensorReader, family: Family, config: ModelConfig) -> list[tuple[Rule, str]]:
+    """Every row of the weight table with the name of its tensor in the files.
+
+    Needs no model: a config that asks for more than the files hold is found before anything of its size is
+    made.
+
+    Raises:
+        InputError: a tensor is missing or left over.
+    """
     published = _published_names(reader, family)
+    if config.num_layers > len(published):
+        raise InputError(
+            f"{reader.directory}: config.json asks for {config.num_layers} layers, but found only "
+            f"{len(published)} tensors: the weights and the config are not of one model"
+        )
     rules = expand(family.weights(config), config.num_layers)
     _check_names(published, rules, family, reader.directory)
-    for rule in rules:
-        yield rule.target, _reading(reader, rule, published[rule.source], shapes[rule.target])
+    return [(rule, published[rule.source]) for rule in rules]
 
 
 def _reading(reader: TensorReader, rule: Rule, name: str, shape: tuple[int, ...]):
     def read() -> np.ndarray:
-        (tensor,) = rule.transform.forward([reader.read(name)])
+        published = reader.read(name)
+        if published.dtype.name not in _FLOATS:
+            raise InputError(
+                f"{reader.directory}: tensor {name!r} has dtype {published.dtype.name}: expected one of "
+                f"{', '.join(_FLOATS)}; save the model unquantized"
+            )
+        (tensor,) = rule.transform.forward([published])
         if tensor.shape != shape:
             raise InputError(
                 f"{reader.directory}: tensor {name!r} has shape {list(tensor.shape)}, but config.json makes "
                 f"it {list(shape)}: the weights and the config are not of one model"
             )
-        # A float sum is NaN or infinite if any element is; no array of flags is made.
-        if not np.isfinite(tensor.sum(dtype=np.float64)):
+        # A float sum is NaN or infinite if any element is; no array of flags is made. inf - inf warns.
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = tensor.sum(dtype=np.float64)
+        if not np.isfinite(total):
             raise InputError(f"{reader.directory}: tensor {name!r} has NaN or infinite values")
         return tensor
 
@@ -52,7 +80,15 @@ def _reading(reader: TensorReader, rule: Rule, name: str, shape: tuple[int, ...]
 
 def _published_names(reader: TensorReader, family: Family) -> dict[str, str]:
     """Name in the table -> name in the file, which may carry the family's prefix."""
-    return {name.removeprefix(family.prefix): name for name in reader.names()}
+    published = {}
+    for name in reader.names():
+        short = name.removeprefix(family.prefix)
+        if short in published:
+            raise InputError(
+                f"{reader.directory}: found both {published[short]!r} and {name!r}: expected one"
+            )
+        published[short] = name
+    return published
 
 
 def _check_names(published: dict[str, str], rules: list[Rule], family: Family, where) -> None:

@@ -8,6 +8,8 @@ from tfgpt.checkpoints.rules import Rule
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError, nearest
 
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -56,10 +58,12 @@ class Family:
             if key not in values:
                 raise InputError(
                     f"config.json has no {key!r}, which a {self.title} model needs: found "
-                    f"{', '.join(sorted(values)) or 'no key at all'}"
+                    f"{', '.join(map(repr, sorted(values))) or 'no key at all'}"
                 )
         values = {**self.defaults, **values}
         fields = {ours: values[theirs] for theirs, ours in self.fields.items() if theirs in values}
+        for name in _SPECIAL_TOKENS:
+            fields[name] = _within_vocabulary(fields.get(name), fields["vocabulary_size"])
         try:
             return ModelConfig(family=self.name, **fields, **self.read_particulars(values))
         except InputError as error:
@@ -69,11 +73,26 @@ class Family:
             raise InputError(f"config.json: {error}{hint}") from None
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
-        """The config.json values of a ModelConfig, as the reference implementation reads them."""
+        """The config.json values of a ModelConfig, as the reference implementation reads them.
+
+        Raises:
+            InputError: the model has a choice that this family's config.json cannot state.
+        """
         values = {"model_type": self.model_type, "architectures": [self.architecture]}
         values.update({theirs: getattr(config, ours) for theirs, ours in self.fields.items()})
         values.update(self.write_particulars(config))
+        self._check_stated(config, values)
         return values
+
+    def _check_stated(self, config: ModelConfig, values: dict[str, Any]) -> None:
+        """A checkpoint that reads back as another model would be silently wrong."""
+        ours, read = config.to_dict(), self.read_config(values).to_dict()
+        for name in sorted(set(ours) - {"attention_dropout", "embedding_dropout"}):
+            if ours[name] != read[name]:
+                raise InputError(
+                    f"{name} is {ours[name]!r}, but a {self.title} config.json can only say {read[name]!r}: "
+                    "use another family for this model"
+                )
 
     def config_of(self, size: str, **changes) -> ModelConfig:
         """The ModelConfig of a published size.
@@ -84,3 +103,13 @@ class Family:
         if size not in self.sizes:
             raise InputError(f"{self.title} has no size {size!r}{nearest(size, self.sizes)}")
         return ModelConfig.from_dict({"family": self.name, **self.sizes[size], **changes})
+
+
+def _within_vocabulary(token, vocabulary_size):
+    """`None` for an id that the vocabulary does not have.
+
+    transformers' GPT2Config leaves bos and eos at 50256 whatever the vocabulary is, and some configs use -1 for
+    none: such a token never occurs, so it is no reason to refuse the model.
+    """
+    plain = isinstance(token, int) and isinstance(vocabulary_size, int) and not isinstance(token, bool)
+    return None if plain and not 0 <= token < vocabulary_size else token

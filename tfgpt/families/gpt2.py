@@ -104,9 +104,12 @@ def read_particulars(values: dict) -> dict:
             "add_cross_attention is true: expected a decoder without an encoder, which tfgpt builds"
         )
     name = values["activation_function"]
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise InputError(f"activation_function is {name!r}{nearest(str(name), ACTIVATIONS)}")
-    scale = None if values["scale_attn_weights"] else 1.0
+    scaled = values["scale_attn_weights"]
+    if not isinstance(scaled, bool):
+        raise InputError(f"scale_attn_weights is {scaled!r}: expected true or false")
+    scale = None if scaled else 1.0
     return {"activation": ACTIVATIONS[name], "score_scale": scale}
 
 
@@ -119,7 +122,8 @@ def write_particulars(config: ModelConfig) -> dict:
     ):
         raise InputError(
             f"{config.num_heads} heads of {config.head_dim} over hidden_dim {config.hidden_dim} with "
-            f"{config.num_key_value_heads} key heads: GPT-2's format has no place for this, use another family"
+            f"{config.num_key_value_heads} key heads: GPT-2's format has no place for them, use another "
+            "family"
         )
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     return {

@@ -17,6 +17,6 @@ def family(name: str) -> Family:
 def family_of_model_type(model_type) -> Family:
     """The family whose config.json has this `model_type`; `InputError` names the nearest when none has."""
     by_type = {each.model_type: each for each in FAMILIES.values()}
-    if model_type not in by_type:
+    if not isinstance(model_type, str) or model_type not in by_type:
         raise InputError(f"config.json has model_type {model_type!r}{nearest(str(model_type), by_type)}")
     return by_type[model_type]

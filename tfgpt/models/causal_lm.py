@@ -9,7 +9,7 @@ import numpy as np
 from tfgpt.checkpoints.directory import read_model_config, write_model_config
 from tfgpt.checkpoints.hub import resolve
 from tfgpt.checkpoints.readers import TensorReader
-from tfgpt.checkpoints.translate import published_tensors, read_weights
+from tfgpt.checkpoints.translate import match_names, published_tensors, read_weights
 from tfgpt.checkpoints.writers import write_tensors
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
@@ -47,7 +47,11 @@ class CausalLM(Trainer):
         self.head = None
         if not self.config.tie_embeddings:
             self.head = Linear(
-                self.config.vocabulary_size, self.config.head_bias, name="head", dtype=self.dtype_policy
+                self.config.vocabulary_size,
+                self.config.head_bias,
+                self.config.initializer_range,
+                name="head",
+                dtype=self.dtype_policy,
             )
         self.build((None, None))
 
@@ -133,6 +137,7 @@ class CausalLM(Trainer):
         directory = resolve(source, revision)
         found, config = read_model_config(directory)
         reader = TensorReader(directory)
+        match_names(reader, found, config)  # before a model of the stated size is made
         with deferred_variables():
             model = cls(config, dtype=dtype)
         weights = model.named_weights()
