@@ -48,7 +48,7 @@ def same(first, second):
     )
 
 
-@pytest.mark.parametrize("start_step", [0, 5, 70, 123_456])
+@pytest.mark.parametrize("start_step", [0, 70, 123_456])
 def test_elements_are_a_function_of_seed_and_step(shards, storage, start_step):
     dataset = training_dataset(shards, LENGTH, BATCH, seed=11, start_step=start_step)
     expected = [training_batch(shards, start_step + k, LENGTH, BATCH, seed=11) for k in range(150)]
@@ -67,14 +67,14 @@ def test_batches_are_windows_of_the_stream(shards):
         assert np.array_equal(token_ids[:, 1:], labels[:, :-1])
         for row in np.concatenate([token_ids, labels[:, -1:]], axis=1):
             assert tuple(row) in windows
-    for step in range(100):
+    for step in range(1000):
         plan = dataset_module.WindowPlan(shards.num_tokens, LENGTH, 0)
         for start in plan.starts(step * BATCH + np.arange(BATCH)):
             seen[start : start + LENGTH + 1] = True
     assert seen.all()
 
 
-@pytest.mark.parametrize("num_workers", [2, 3, 6])
+@pytest.mark.parametrize("num_workers", [2, 3])
 def test_slices_of_workers_make_the_global_batch(shards, num_workers):
     whole = take(training_dataset(shards, LENGTH, BATCH, seed=5, start_step=3), 70)
     slices = [
@@ -149,30 +149,28 @@ import numpy as np
 import tensorflow as tf
 from tfgpt.data import dataset as module
 from tfgpt.data.shards import TokenShards
-if sys.argv[2] == "on disk":
-    module.IN_MEMORY_BYTES = 0
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 shards = TokenShards.open(sys.argv[1])
-dataset = module.training_dataset(shards, 8, 6, seed=5)
-iterator = iter(strategy.experimental_distribute_dataset(dataset))
 batches = []
-for _ in range(70):
-    token_ids, _ = next(iterator)
-    batches.append([part.numpy().tolist() for part in strategy.experimental_local_results(token_ids)])
+for module.IN_MEMORY_BYTES in (2**30, 0):
+    dataset = module.training_dataset(shards, 8, 6, seed=5)
+    iterator = iter(strategy.experimental_distribute_dataset(dataset))
+    for _ in range(70):
+        token_ids, _ = next(iterator)
+        batches.append([part.numpy().tolist() for part in strategy.experimental_local_results(token_ids)])
 print(json.dumps(batches))
 """
 
 
-@pytest.mark.parametrize("where", ["in memory", "on disk"])
-def test_under_a_mirrored_strategy(shards, where):
-    """Two replicas get the two halves of every global batch; a process of its own, as devices are fixed early."""
+def test_under_a_mirrored_strategy(shards):
+    """Two replicas get the two halves of every global batch; its own process, as devices are fixed early."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", PROGRAM, str(shards.directory), where]
+    command = [sys.executable, "-c", PROGRAM, str(shards.directory)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     for step, halves in enumerate(json.loads(result.stdout.splitlines()[-1])):
-        expected, _ = training_batch(shards, step, 8, 6, seed=5)
+        expected, _ = training_batch(shards, step % 70, 8, 6, seed=5)
         assert [len(half) for half in halves] == [3, 3]
         assert np.array_equal(np.concatenate(halves), expected)

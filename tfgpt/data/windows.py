@@ -7,6 +7,8 @@ functions run on numpy arrays and inside a tf.data graph, and give the same numb
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tfgpt.errors import InputError
 
 # Rounds of swap-or-not. Security against an adversary takes 6 log2(size); an order for training need only
@@ -41,11 +43,13 @@ def shuffled(index, size: int, key):
         index, key: int64 arrays of one shape; elements with the same key share a permutation.
         size: the number of elements.
     """
+    steps = np.arange(1, ROUNDS + 1, dtype=np.int64) * _GOLDEN  # [rounds], wrapping
+    round_keys = mix(key[None] + steps.reshape(-1, *[1] * len(key.shape)))  # [rounds, *shape]
     for number in range(ROUNDS):
-        round_key = mix(key + _wrapped((number + 1) * _GOLDEN))
+        round_key = round_keys[number]
         partner = (round_key % size - index) % size
         # The product is the same whichever of the two is asked about, so both learn the same bit.
-        swap = mix(mix(index * partner) ^ round_key) // 2**40 % 2
+        swap = mix(index * partner ^ round_key) % 2
         index = index + (partner - index) * swap
     return index
 
