@@ -93,6 +93,12 @@ def test_draw_walks_the_cumulated_probabilities_in_id_order():
     assert [draw(logits, point) for point in points] == [0, 0, 2, 2, 3, 3]
 
 
+def test_draw_at_an_edge_takes_the_token_that_begins_there():
+    assert [draw(np.zeros(4, np.float32), point) for point in (0.0, 0.25, 0.5, 0.75)] == [0, 1, 2, 3]
+    # exp(-200) is 0 in float32: never drawn, not even by 0.
+    assert draw(row(-200, 0, 0), 0.0) == 1
+
+
 def test_draws_follow_the_distribution():
     probabilities = np.array([0.1, 0.2, 0.3, 0.4])
     sampler = Sampler(GenerationOptions(temperature=1.0))
