@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgpt.config import Activation, ModelConfig, Norm, Positions, Residual
+from tfgpt.errors import InputError
 from tfgpt.ops import AttentionSpec, RotarySpec
 
 MICROSOFT = "com.microsoft"
@@ -87,6 +88,15 @@ def lowered(config: ModelConfig) -> dict:
         "attention_inputs": attention_inputs,
         "attention": _attention,
     }
+
+
+def check_config(config: ModelConfig) -> None:
+    """Raises `InputError` for a model that the operators cannot express."""
+    if config.head_dim % 8:
+        raise InputError(
+            f"the model's heads are {config.head_dim} wide, expected a multiple of 8: onnxruntime's "
+            "attention operator takes no other; choose hidden_dim and num_heads accordingly"
+        )
 
 
 def counts(config: ModelConfig) -> dict[str, int]:
@@ -173,8 +183,7 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, dropout=No
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_key_value_heads,
         scale=spec.scale,
-        # The operator counts the tokens before the query, `window` includes the query's own.
-        local_window_size=-1 if spec.window is None else spec.window - 1,
+        local_window_size=-1 if spec.window is None else spec.window,
         do_rotary=int(spec.rotary is not None),
         rotary_interleaved=int(spec.rotary is not None and spec.rotary.interleaved),
     )

@@ -18,6 +18,7 @@ from tfgpt.checkpoints.directory import read_model_config
 from tfgpt.files import replacing_directory
 from tfgpt_export import package as packaging
 from tfgpt_export import stages
+from tfgpt_export.lower import check_config
 from tfgpt_export.recipe import Artifact, ExportRecipe
 from tfgpt_export.verify import Verifier
 
@@ -57,6 +58,7 @@ def export(
     recipe = ExportRecipe(precisions=tuple(precisions), **options)
     model_dir, export_dir = Path(model_dir), Path(os.path.abspath(export_dir))
     family, config = read_model_config(model_dir)
+    check_config(config)
     packaging.check_directories(model_dir, export_dir)
     packaging.check_tokenizer(model_dir, config)
     with replacing_directory(export_dir) as output, contextlib.ExitStack() as stack:

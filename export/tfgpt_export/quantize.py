@@ -28,17 +28,20 @@ class QuantizationPlan:
 
     `transposed`: weights `[in, out]` that are stored by output column, `[out, blocks, block_size]`.
     `rows`: tables `[rows, in]` that are stored by row already.
+    `also_float`: tables that are looked up in float32 as well, since their rows are not whole blocks.
     """
 
     block_size: int
     transposed: set[str] = field(default_factory=set)
     rows: set[str] = field(default_factory=set)
+    also_float: set[str] = field(default_factory=set)
 
     def tensors(self, name: str, read: Callable[[], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """The initializers that stand for one weight."""
         weight = read()
-        if name not in self.transposed | self.rows:
+        if name not in self.transposed | self.rows or name in self.also_float:
             yield name, weight
+        if name not in self.transposed | self.rows:
             return
         quantized, scales = quantize_blocks(weight.T if name in self.transposed else weight, self.block_size)
         yield quantized_name(name), quantized
@@ -139,9 +142,12 @@ class _Rewriter:
             self._matmul_nbits(node, table, width, units, node.output[0], None)
         ]
         self.replacement[node.input[1]] = []
-        for consumer in self.consumers[table]:
-            if consumer.op_type == "Gather":
-                self.replacement[consumer.output[0]] = self._gather(consumer, table, units, width)
+        lookups = [consumer for consumer in self.consumers[table] if consumer.op_type == "Gather"]
+        if width % self.plan.block_size:
+            self.plan.also_float.add(table)
+            return
+        for lookup in lookups:
+            self.replacement[lookup.output[0]] = self._gather(lookup, table, units, width)
 
     def _bias_after(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         consumers = self.consumers.get(node.output[0], [])
@@ -166,10 +172,6 @@ class _Rewriter:
 
     def _gather(self, node: onnx.NodeProto, table: str, rows: int, width: int) -> list[onnx.NodeProto]:
         """Rows of the table out of the head's blocks: `[rows, blocks, block_size]` seen as `[rows, in]`."""
-        if width % self.plan.block_size:
-            raise ValueError(
-                f"a table of width {width} does not divide into blocks of {self.plan.block_size}"
-            )
         flat, shape = f"{quantized_name(table)}.rows", f"{quantized_name(table)}.shape"
         self.graph.initializer.append(helper.make_tensor(shape, onnx.TensorProto.INT64, [2], [rows, width]))
         return [
@@ -188,7 +190,7 @@ class _Rewriter:
         ]
 
     def _drop_inputs(self) -> None:
-        replaced = self.plan.transposed | self.plan.rows
+        replaced = (self.plan.transposed | self.plan.rows) - self.plan.also_float
         kept = [each for each in self.graph.input if each.name not in replaced]
         del self.graph.input[:]
         self.graph.input.extend(kept)

@@ -146,7 +146,7 @@ def sample_text(model: CausalLM, rows: int = 4, length: int = 48) -> np.ndarray:
 def _keras_agrees(model: CausalLM, prompt_ids, token_ids) -> np.ndarray:
     """bool `[new]`: whether each new token has Keras's largest logit, up to the tolerance of a tie."""
     ids = np.array([[*prompt_ids, *token_ids]])
-    logits = np.asarray(model(ids, training=False))[0, len(prompt_ids) - 1 : -1]  # [new, vocabulary]
+    logits = np.asarray(model(ids, training=False))[0, len(prompt_ids) - 1 : -1]
     chosen = np.take_along_axis(logits, np.array(token_ids)[:, None], axis=1)[:, 0]
     return logits.max(axis=1) - chosen <= LOSSLESS_TOLERANCE * np.maximum(1.0, np.abs(logits).max(axis=1))
 
@@ -172,7 +172,8 @@ def _check_limits(name: str, agreement: Agreement) -> None:
         value = abs(getattr(agreement, measure))
         if not value <= limit:
             raise VerificationError(
-                f"{name}: {measure.replace('_', ' ')} against Keras is {value:.3g}, expected at most {limit:g}"
+                f"{name}: {measure.replace('_', ' ')} against Keras is {value:.3g}, "
+                f"expected at most {limit:g}"
             )
 
 

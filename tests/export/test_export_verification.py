@@ -1,0 +1,214 @@
+"""What an export refuses, and that it leaves nothing behind when it does."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tfgpt_export import VerificationError, export
+
+from tfgpt.errors import InputError
+
+
+@pytest.fixture
+def quick():
+    """The cheapest export that is verified."""
+    return {"precisions": ("fp32",), "saved_model": False}
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != "model")
+
+
+def test_the_reports_say_what_was_compared(exported):
+    report = json.loads((exported.output / "verification.json").read_text())
+    kinds = [(entry["artifact"], entry["kind"]) for entry in report["artifacts"]]
+    assert kinds == [
+        ("fp32", "lossless"),
+        ("int8", "quantized"),
+        ("saved_model", "lossless"),
+        ("fp32", "generation"),
+        ("int8", "generation"),
+    ]
+    assert report["artifacts"][0]["max_relative_difference"] < 1e-5
+    assert report["artifacts"][3]["chosen_by_keras"] == report["artifacts"][3]["greedy_tokens"] == 64
+    page = (exported.output / "verification.md").read_text()
+    assert "| ONNX, float32 |" in page and "64 are the ones that Keras chooses" in page
+
+
+def test_checksums_cover_every_file(exported):
+    import hashlib
+
+    lines = (exported.output / "SHA256SUMS").read_text().splitlines()
+    listed = dict(reversed(line.split("  ", 1)) for line in lines)
+    files = {str(path.relative_to(exported.output)) for path in exported.output.rglob("*") if path.is_file()}
+    assert set(listed) == files - {"SHA256SUMS"}
+    content = (exported.output / "onnx/model.onnx").read_bytes()
+    assert listed["onnx/model.onnx"] == hashlib.sha256(content).hexdigest()
+
+
+def test_every_stage_leaves_a_file(exported):
+    stages = sorted(path.name for path in (exported.output / "stages").iterdir())
+    assert stages == ["1_trace.pbtxt", "2_convert.onnx", "4_quantize.onnx"]
+
+
+def test_genai_config_has_no_key_that_its_reader_refuses(exported):
+    config = json.loads((exported.output / "genai_config.json").read_text())
+    assert config["model"]["decoder"] == {
+        "filename": "onnx/model.onnx",
+        "head_size": 8,
+        "hidden_size": 24,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 11,
+        "num_key_value_heads": 3,
+    }
+    assert config["model"]["type"] == "decoder" and config["model"]["context_length"] == 64
+    assert config["search"]["top_k"] == 50
+
+
+def test_a_wrong_graph_stops_at_the_first_tensor_that_differs(model_directory, tmp_path, quick, monkeypatch):
+    from tfgpt_export import stages
+
+    weights = stages._weights
+
+    def damaged(artifact):
+        for name, read in weights(artifact):
+            wrong = name == "decoder/block_4/mlp_norm/scale"
+            yield name, (lambda read=read: read() * 1.01) if wrong else read
+
+    monkeypatch.setattr(stages, "_weights", damaged)
+    # The norm before the MLP of layer 4 changes what layer 5 sees: its keys are the first to differ.
+    with pytest.raises(VerificationError, match=r"fp32: present\.5\.key is the first tensor that differs"):
+        export(model_directory, tmp_path / "export", **quick)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_failed_export_keeps_the_one_before(model_directory, tmp_path, quick, monkeypatch):
+    export(model_directory, tmp_path / "export", **quick, verify=False)
+    before = (tmp_path / "export/SHA256SUMS").read_text()
+    monkeypatch.setattr("tfgpt_export.verify.LOSSLESS_TOLERANCE", 0.0)
+    with pytest.raises(VerificationError):
+        export(model_directory, tmp_path / "export", **quick)
+    assert leftovers(tmp_path) == ["export"]
+    assert (tmp_path / "export/SHA256SUMS").read_text() == before
+
+
+def test_bad_quantization_is_caught(model_directory, tmp_path, monkeypatch):
+    from tfgpt_export import quantize
+
+    blocks = quantize.quantize_blocks
+
+    def wrong_scales(weight, block_size):
+        quantized, scales = blocks(weight, block_size)
+        return quantized, np.roll(scales, 1, axis=0)  # each row with its neighbour's
+
+    monkeypatch.setattr(quantize, "quantize_blocks", wrong_scales)
+    with pytest.raises(VerificationError, match=r"int8: .* against Keras is .*, expected at most"):
+        export(model_directory, tmp_path / "export", precisions=("int8",), saved_model=False)
+    assert leftovers(tmp_path) == []
+
+
+def test_an_unknown_precision_names_the_nearest(model_directory, tmp_path):
+    with pytest.raises(InputError, match=r"precision 'fp23'; did you mean 'fp32'"):
+        export(model_directory, tmp_path / "export", precisions=("fp23",))
+
+
+def test_what_is_not_an_export_is_not_replaced(model_directory, tmp_path):
+    target = tmp_path / "thesis"
+    target.mkdir()
+    (target / "chapter1.txt").write_text("years of work")
+    with pytest.raises(InputError, match="exists and is not an export"):
+        export(model_directory, target)
+    with pytest.raises(InputError, match="holds the model itself"):
+        export(model_directory, model_directory)
+    with pytest.raises(InputError, match="holds the model itself"):
+        export(model_directory, tmp_path)
+    assert (target / "chapter1.txt").read_text() == "years of work"
+
+
+def test_a_tokenizer_of_another_model(model_directory, tmp_path):
+    vocabulary = {f"t{number}": number for number in range(98)}
+    (model_directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    with pytest.raises(InputError, match=r"token id 97, but the model's vocabulary has 97"):
+        export(model_directory, tmp_path / "export")
+
+
+def test_heads_that_the_attention_operator_cannot_take(gpt2_directory, tmp_path):
+    with pytest.raises(InputError, match="heads are 6 wide, expected a multiple of 8"):
+        export(gpt2_directory, tmp_path / "export")
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        export(tmp_path / "nowhere", tmp_path / "export")
+    assert leftovers(tmp_path) == []
+
+
+def test_banded_attention_and_grouped_heads_export(tmp_path):
+    """GPT-3's alternating pattern, heads that are not hidden / heads wide, a window shorter than the text."""
+    import tfgpt
+
+    config = tfgpt.ModelConfig(
+        vocabulary_size=61,
+        context_length=40,
+        num_layers=3,
+        num_heads=3,
+        hidden_dim=32,
+        head_dim=16,
+        family="gpt3",
+        attention_pattern=("global", "local"),
+        window=5,
+        initializer_range=0.3,
+    )
+    tfgpt.CausalLM(config).save_pretrained(tmp_path / "model")
+    artifact = export(tmp_path / "model", tmp_path / "export", precisions=("fp32",), saved_model=False)
+    assert artifact.verification[0]["max_relative_difference"] < 1e-5
+
+
+def test_saved_model_in_a_process_with_tensorflow_alone(exported, recorded, tmp_path):
+    import subprocess
+    import sys
+
+    np.save(tmp_path / "ids.npy", recorded["token_ids"])
+    np.save(tmp_path / "mask.npy", recorded["left_mask"])
+    code = f"""
+import sys
+for name in "tfgpt tfgpt_export keras keras_hub tensorflow_text".split():
+    sys.modules[name] = None  # importing it is an error from here on
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load({str(exported.files["saved_model"])!r})
+ids, mask = np.load("ids.npy"), np.load("mask.npy")
+whole = model.signatures["serving_default"](input_ids=tf.constant(ids), attention_mask=tf.constant(mask))
+step = model.signatures["cached_step"]
+empty = tf.zeros([11, 3, 3, 0, 8])
+first = step(
+    input_ids=tf.constant(ids[:, :9]), attention_mask=tf.constant(mask[:, :9]),
+    past_keys=empty, past_values=empty,
+)
+rest = step(
+    input_ids=tf.constant(ids[:, 9:]), attention_mask=tf.constant(mask),
+    past_keys=first["present_keys"], past_values=first["present_values"],
+)
+np.save("whole.npy", whole["logits"])
+np.save("stepped.npy", np.concatenate([first["logits"], rest["logits"]], axis=1))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    real = recorded["left_mask"] == 1
+    for name in ("whole", "stepped"):
+        found = np.load(tmp_path / f"{name}.npy")
+        np.testing.assert_allclose(found[real], recorded["left_logits"][real], rtol=0, atol=1e-5)
+
+
+def test_the_command_line_reports_and_exits(model_directory, tmp_path, capsys):
+    from tfgpt.cli import main
+
+    arguments = ["export", str(model_directory), "--output", str(tmp_path / "out"), "--precision", "fp32"]
+    assert main([*arguments, "--no-saved-model", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verified"] is True
+    shutil.rmtree(tmp_path / "out")
+    (model_directory / "model.safetensors").write_bytes(b"\x10\x00")
+    assert main(arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "model.safetensors (2 bytes) is not a whole safetensors file" in message
+    assert leftovers(tmp_path) == []
