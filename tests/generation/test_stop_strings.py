@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfgpt.generation.stopping import RowText, StopStrings
@@ -53,6 +53,7 @@ def test_an_overlapping_false_start_does_not_hide_a_stop():
     assert ("".join(shown), found) == ("a", True)
 
 
+@settings(deadline=None)
 @given(
     st.text("abc", max_size=24),
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
@@ -65,6 +66,7 @@ def test_equal_to_the_definition_for_every_cut(text, stop, cuts):
     assert ("".join(shown), found) == text_before_stop(text, stop)
 
 
+@settings(deadline=None)
 @given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=3))
 def test_no_more_is_held_back_than_a_proper_beginning_of_the_stop(text, stop):
     watcher = StopStrings([stop])

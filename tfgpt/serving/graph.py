@@ -43,7 +43,9 @@ def load_graph(path: Path, num_threads: int | None = None) -> CacheGraph:
 
     Args:
         path: the .onnx file; its external data, if it has any, is mapped into memory, not read.
-        num_threads: threads for one operator; None is one for each core that the process may use.
+        num_threads: threads for one operator; None is one for each core that the process may use. Threads
+            spin while they wait for each other, which is fastest on a machine of one's own; where other
+            processes want the cores too, ask for fewer.
 
     Raises:
         InputError: no graph, or not one with the inputs and outputs above.
