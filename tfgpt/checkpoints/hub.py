@@ -41,8 +41,8 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
     except RepositoryNotFoundError:
         raise InputError(
-            f"{name!r} is neither a directory nor a repository of the hub: check the name, or log in if it is "
-            "private"
+            f"{name!r} is neither a directory nor a repository of the hub: check the name, or log in if it "
+            "is private"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise InputError(

@@ -99,6 +99,7 @@ def _shards(index: Path) -> list[str]:
         raise InputError(f"{index} is not an index of shards ({error!r}): download it again") from None
     for name in files:
         # An index is data from elsewhere: it may only name its neighbours.
-        if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{index} names {name!r}: expected files of its own directory only")
+        plain = isinstance(name, str) and Path(name).name == name and name.isprintable()
+        if not plain or not name.endswith(".safetensors"):
+            raise InputError(f"{index} names {name!r}: expected safetensors files of its own directory only")
     return files

@@ -108,8 +108,8 @@ class Family:
 def _within_vocabulary(token, vocabulary_size):
     """`None` for an id that the vocabulary does not have.
 
-    transformers' GPT2Config leaves bos and eos at 50256 whatever the vocabulary is, and some configs use -1 for
-    none: such a token never occurs, so it is no reason to refuse the model.
+    transformers' GPT2Config leaves bos and eos at 50256 whatever the vocabulary is, and some configs write -1
+    for none: such a token never occurs, so it is no reason to refuse the model.
     """
     plain = isinstance(token, int) and isinstance(vocabulary_size, int) and not isinstance(token, bool)
     return None if plain and not 0 <= token < vocabulary_size else token

@@ -1,0 +1,274 @@
+"""Damaged and contradictory model directories: each is one line that names what was found."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import tfgpt
+from tfgpt import InputError
+
+REMOVED = object()
+
+
+def refused(directory, *words):
+    """Loading raises one line of `InputError` with all the words in it."""
+    with pytest.raises(InputError) as caught:
+        tfgpt.CausalLM.from_pretrained(directory)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not REMOVED}))
+
+
+def change_tensors(directory, change):
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_missing_things(model_directory, tmp_path):
+    refused(tmp_path / "nowhere" / "at" / "all", "does not exist", "hub id")
+    refused(model_directory / "config.json", "is a file")
+    (model_directory / "model.safetensors").unlink()
+    refused(model_directory, "no model.safetensors")
+    (model_directory / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    refused(model_directory, "pickled weights (pytorch_model.bin)")
+    (model_directory / "config.json").unlink()
+    refused(model_directory, "config.json is missing")
+
+
+def test_a_name_that_is_no_directory_says_so_offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refused("no-such/model", "'no-such/model'", "not a directory")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "not readable JSON"),
+        ('{"model_type": "gpt2"', "not readable JSON"),
+        ("[1]", "holds a list"),
+        ("[" * 100_000, "not readable JSON"),
+        ("\xff\xfe", "not readable JSON"),
+        ("{}", "no 'model_type'"),
+        ('{"model_type": "gpt2"}', "'vocab_size'"),
+        ('{"model_type": "gtp2"}', "did you mean 'gpt2'?"),
+        ('{"model_type": "llama"}', "model_type 'llama'"),
+        ('{"model_type": ["gpt2"]}', "model_type ['gpt2']"),
+        ('{"model_type": null}', "model_type None"),
+        ('{"model_type": "gpt2", "a\\nb": 1}', "a\\nb"),
+    ],
+    ids=range(12),
+)
+def test_config_json_that_is_not_one(model_directory, text, word):
+    (model_directory / "config.json").write_bytes(text.encode("latin-1"))
+    refused(model_directory, word, "config.json")
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_layer", "n_head", "n_embd"])
+@pytest.mark.parametrize("value", ["12", True, 12.0, None, -1, 0, [12], {}, float("nan"), REMOVED], ids=repr)
+def test_sizes_of_the_wrong_kind(model_directory, key, value):
+    change_config(model_directory, **{key: value})
+    refused(model_directory, "config.json", key)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_head": 5}, ("hidden_dim 24", "num_heads 5")),
+        ({"n_layer": 12}, ("'h.11.ln_1.weight'", "missing", "11 more")),
+        ({"n_layer": 10}, ("'h.10.", "no place")),
+        ({"n_layer": 10**9}, ("1000000000 layers", "tensors")),
+        ({"n_embd": 28}, ("[97, 24]", "[97, 28]")),
+        ({"n_embd": 4 * 10**12}, ("[97, 24]",)),
+        ({"vocab_size": 96}, ("'transformer.wte.weight'", "[97, 24]", "[96, 24]")),
+        ({"vocab_size": 10**15}, ("[97, 24]",)),
+        ({"n_positions": 128}, ("wpe.weight", "[64, 24]", "[128, 24]")),
+        ({"n_inner": 95}, ("c_fc.weight", "[24, 96]", "[24, 95]")),
+        ({"tie_word_embeddings": False}, ("lm_head.weight", "missing")),
+        ({"tie_word_embeddings": "no"}, ("'no'", "tie_word_embeddings")),
+        ({"activation_function": "gelu_now"}, ("'gelu_now'", "did you mean 'gelu_new'?")),
+        ({"activation_function": []}, ("activation_function",)),
+        ({"scale_attn_weights": "false"}, ("scale_attn_weights", "'false'")),
+        ({"layer_norm_epsilon": 0}, ("norm_epsilon", "layer_norm_epsilon")),
+        ({"layer_norm_epsilon": float("inf")}, ("norm_epsilon",)),
+        ({"initializer_range": float("nan")}, ("initializer_range",)),
+        ({"resid_pdrop": 1.5}, ("1.5", "resid_pdrop")),
+        ({"add_cross_attention": True}, ("add_cross_attention",)),
+        ({"eos_token_id": "end"}, ("'end'", "eos_token_id")),
+    ],
+    ids=str,
+)
+def test_config_json_that_contradicts(model_directory, changes, words):
+    change_config(model_directory, **changes)
+    refused(model_directory, *words)
+
+
+def test_special_tokens_outside_the_vocabulary_are_none(model_directory):
+    change_config(model_directory, bos_token_id=50256, eos_token_id=50256, pad_token_id=-1)
+    config = tfgpt.CausalLM.from_pretrained(model_directory).config
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100, 2000, 20_000, -1])
+def test_truncated_weights(model_directory, size):
+    path = model_directory / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:size])
+    refused(model_directory, "model.safetensors", "not a whole safetensors file", "download it again")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"\xff" * 8 + data[8:],
+        lambda data: struct.pack("<Q", 10) + data[8:],
+        lambda data: data[:8] + b"[" + data[9:],
+        lambda data: data[:8] + b"\xff" + data[9:],
+        lambda data: data + b"more",
+        lambda data: data.replace(b'"F32"', b'"F99"', 1),
+        lambda data: data.replace(b"[24]", b"[25]", 1),
+        lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n",
+    ],
+    ids=["length", "short", "list", "text", "longer", "dtype", "shape", "pointer"],
+)
+def test_corrupt_header(model_directory, damage):
+    path = model_directory / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(model_directory, "model.safetensors", "not a whole safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("transformer.h.3.ln_1.bias"), ("'h.3.ln_1.bias'", "missing")),
+        (lambda t: t.update({"extra": np.zeros(1, "f")}), ("'extra'", "no place", "GPT-2")),
+        (
+            lambda t: t.update({"transformer.ln_f.weight": np.ones(23, "f")}),
+            ("ln_f.weight", "[23]", "[24]"),
+        ),
+        (lambda t: t["transformer.wte.weight"].__setitem__((5, 5), np.nan), ("wte.weight", "NaN")),
+        (lambda t: t["transformer.wte.weight"].__setitem__((5, slice(2)), [np.inf, -np.inf]), ("infinite",)),
+        (
+            lambda t: t.update({"transformer.ln_f.weight": np.ones(24, "int8")}),
+            ("ln_f.weight", "int8", "float32"),
+        ),
+        (
+            lambda t: t.update({"ln_f.weight": np.ones(24, "f")}),
+            ("both", "'ln_f.weight'", "'transformer.ln_f.weight'"),
+        ),
+        (lambda t: t.clear(), ("11 layers", "0 tensors")),
+    ],
+    ids=["missing", "extra", "shape", "nan", "infinite", "integers", "twice", "empty"],
+)
+def test_wrong_tensors(model_directory, change, words):
+    change_tensors(model_directory, change)
+    refused(model_directory, *words)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("{", ("not an index",)),
+        ("[" * 100_000, ("not an index",)),
+        ("{}", ("not an index", "weight_map")),
+        ('{"weight_map": ["a"]}', ("not an index",)),
+        ('{"weight_map": {"a": ["b"]}}', ("not an index",)),
+        ('{"weight_map": {"a": 1}}', ("names 1",)),
+        ('{"weight_map": {"a": "../model.safetensors"}}', ("'../model.safetensors'", "own directory")),
+        ('{"weight_map": {"a": "/etc/passwd"}}', ("'/etc/passwd'", "own directory")),
+        ('{"weight_map": {"a": ".."}}', ("'..'",)),
+        ('{"weight_map": {"a": ""}}', ("''",)),
+        ('{"weight_map": {"a": "a\\u0000b"}}', ("a\\x00b",)),
+        ('{"weight_map": {"a": "gone.safetensors"}}', ("gone.safetensors is missing",)),
+        ('{"weight_map": {"a": "config.json"}}', ("'config.json'", "safetensors files")),
+        ('{"weight_map": {}}', ("0 tensors",)),
+    ],
+    ids=range(14),
+)
+def test_index_of_shards(model_directory, index, words):
+    (model_directory / "model.safetensors").unlink()
+    (model_directory / "model.safetensors.index.json").write_text(index)
+    refused(model_directory, *words)
+
+
+# ---------------------------------------------------------------- any input at all
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@pytest.fixture(scope="module")
+def sound(fixtures_directory):
+    """The bytes of a small sound model directory."""
+    directory = fixtures_directory / "gpt2" / "unscaled"
+    return {name: (directory / name).read_bytes() for name in ("config.json", "model.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def shared_directory(tmp_path_factory):
+    """A model directory that the examples of one property overwrite."""
+    return tmp_path_factory.mktemp("any")
+
+
+def write(directory, files):
+    """Puts the files into the directory."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+
+
+def loads_or_refuses(directory):
+    try:
+        tfgpt.CausalLM.from_pretrained(directory)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=120)
+@given(data=st.data())
+def test_any_value_in_config_json_loads_or_is_refused(shared_directory, sound, data):
+    values = json.loads(sound["config.json"])
+    keys = st.sampled_from([*sorted(values), "unknown"])
+    values.update(data.draw(st.dictionaries(keys, _JSON, min_size=1, max_size=2)))
+    write(shared_directory, {**sound, "config.json": json.dumps(values).encode()})
+    loads_or_refuses(shared_directory)
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_any_header_of_safetensors_is_refused_or_read(shared_directory, sound, data):
+    whole = sound["model.safetensors"]
+    (size,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + size])
+    name = data.draw(st.sampled_from(sorted(header)))
+    kind = data.draw(st.sampled_from(["value", "field", "bytes", "offset"]))
+    if kind == "bytes":
+        at = data.draw(st.integers(0, size + 7))
+        damaged = whole[:at] + data.draw(st.binary(min_size=1, max_size=4)) + whole[at + 1 :]
+    else:
+        if kind == "value" or name == "__metadata__":
+            header[name] = data.draw(_JSON)
+        elif kind == "field":
+            header[name][data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))] = data.draw(_JSON)
+        else:
+            header[name]["data_offsets"] = data.draw(st.lists(st.integers(-1, 2**64), min_size=2, max_size=2))
+        text = json.dumps(header).encode()
+        damaged = struct.pack("<Q", len(text)) + text + whole[8 + size :]
+    write(shared_directory, {**sound, "model.safetensors": damaged})
+    loads_or_refuses(shared_directory)

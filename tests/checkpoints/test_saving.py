@@ -1,0 +1,154 @@
+"""Writing model directories: bit-equal round trips, shards, and failures that leave nothing behind."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import tfgpt
+from tfgpt import InputError
+from tfgpt.checkpoints import writers
+from tfgpt.checkpoints.readers import TensorReader
+from tfgpt.checkpoints.rules import TRANSPOSE, Rule, expand
+
+
+@pytest.fixture(scope="module", params=["base", "untied"])
+def source(request, fixtures_directory):
+    """A recorded directory as transformers wrote it."""
+    return fixtures_directory / "gpt2" / request.param
+
+
+@pytest.fixture(scope="module")
+def model(source):
+    return tfgpt.CausalLM.from_pretrained(source)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return tfgpt.CausalLM(tfgpt.ModelConfig(13, 8, 1, 2, 8, eos_token_id=5))
+
+
+def tree(directory):
+    """Everything beside and below a directory, with its content."""
+    return {path: path.is_file() and path.read_bytes() for path in sorted(directory.rglob("*"))}
+
+
+def test_the_tensors_are_those_that_transformers_wrote(source, model, tmp_path):
+    model.save_pretrained(tmp_path / "copy")
+    theirs, ours = (load_file(path / "model.safetensors") for path in (source, tmp_path / "copy"))
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor)
+        assert ours[name].dtype == tensor.dtype
+
+
+def test_config_json_keeps_what_transformers_wrote(source, model, tmp_path):
+    model.save_pretrained(tmp_path / "copy")
+    theirs, ours = (json.loads((path / "config.json").read_text()) for path in (source, tmp_path / "copy"))
+    differ = {key for key in theirs if key in ours and ours[key] != theirs[key]}
+    assert differ <= {"n_inner"}  # null means what we state
+    assert json.loads((tmp_path / "copy" / "generation_config.json").read_text())["eos_token_id"] == 0
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 40_000])
+def test_shards(model, tmp_path, size):
+    model.save_pretrained(tmp_path / "copy", max_shard_size=size)
+    index = json.loads((tmp_path / "copy" / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in (tmp_path / "copy").glob("*.safetensors"))
+    assert files == sorted(set(index["weight_map"].values()))
+    assert all(re.fullmatch(rf"model-\d{{5}}-of-{len(files):05d}\.safetensors", name) for name in files)
+    total = 0
+    for file in files:
+        tensors = load_file(tmp_path / "copy" / file)
+        assert {name for name, where in index["weight_map"].items() if where == file} == set(tensors)
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        assert num_bytes <= size or len(tensors) == 1
+        total += num_bytes
+    assert index["metadata"]["total_size"] == total
+    again = tfgpt.CausalLM.from_pretrained(tmp_path / "copy")
+    for name, variable in again.named_weights().items():
+        np.testing.assert_array_equal(variable, model.named_weights()[name])
+
+
+def test_a_failure_leaves_the_old_directory_and_nothing_else(small, tmp_path, monkeypatch):
+    small.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    before = tree(tmp_path)
+
+    def save_file(tensors, path, metadata):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(writers, "save_file", save_file)
+    for name in ("model", "new", "deep/er"):
+        with pytest.raises(OSError, match="no space left"):
+            small.save_pretrained(tmp_path / name)
+    (tmp_path / "deep").rmdir()
+    assert tree(tmp_path) == before
+
+
+def test_saving_again_keeps_the_tokenizer_and_no_old_shards(small, tmp_path):
+    small.save_pretrained(tmp_path / "model", max_shard_size=1)
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    small.save_pretrained(tmp_path / "model")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_saving_over_a_file_is_refused(small, tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(InputError, match=r"model is a file: expected a directory"):
+        small.save_pretrained(tmp_path / "model")
+    assert tree(tmp_path) == {tmp_path / "model": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"norm": "rms"}, "norm"),
+        ({"residual": "parallel_two_norms"}, "residual"),
+        ({"residual": "post_norm"}, "residual"),
+        ({"positions": "rotary_split"}, "positions"),
+        ({"score_scale": 0.5}, "score_scale"),
+        ({"attention_pattern": ("global", "local"), "window": 2}, "attention_pattern"),
+        ({"num_key_value_heads": 1}, "key heads"),
+        ({"head_dim": 3}, "heads of 3"),
+        ({"mlp_bias": False}, "mlp_bias"),
+        ({"tie_embeddings": False, "head_bias": True}, "head_bias"),
+    ],
+    ids=str,
+)
+def test_a_model_that_the_format_cannot_say_is_refused(tmp_path, changes, word):
+    """Each of these would read back as another model."""
+    config = tfgpt.ModelConfig(**{"vocabulary_size": 13, "context_length": 8, "num_layers": 1, "num_heads": 2,
+                                  "hidden_dim": 8, **changes})  # fmt: skip
+    with pytest.raises(InputError, match=word):
+        tfgpt.CausalLM(config).save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_weights_keep_their_dtype(tmp_path):
+    model = tfgpt.CausalLM(tfgpt.ModelConfig(13, 8, 1, 2, 8), dtype="bfloat16")
+    model.save_pretrained(tmp_path / "model")
+    reader = TensorReader(tmp_path / "model")
+    assert {reader.dtype(name) for name in reader.names()} == {"BF16"}
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+    again = tfgpt.CausalLM.from_pretrained(tmp_path / "model", dtype="bfloat16")
+    for name, variable in again.named_weights().items():
+        np.testing.assert_array_equal(
+            np.asarray(variable).astype("f"), np.asarray(model.named_weights()[name]).astype("f")
+        )
+
+
+def test_rules_expand_and_invert():
+    rows = expand((Rule("a", "b"), Rule("h.{layer}.x", "block_{layer}/y", TRANSPOSE)), num_layers=11)
+    assert [row.source for row in rows] == ["a", *(f"h.{i}.x" for i in range(11))]
+    assert rows[-1].target == "block_10/y"
+    tensor = np.arange(6).reshape(2, 3)
+    (there,) = rows[1].transform.forward([tensor])
+    (back,) = rows[1].transform.inverse([there])
+    assert there.shape == (3, 2) and back.flags.c_contiguous
+    np.testing.assert_array_equal(back, tensor)
