@@ -1,6 +1,6 @@
 """Trains the same small model on one device and on two logical CPUs; prints the losses of both as JSON.
 
-Run by test_mirrored_strategy.py in a process of its own: logical devices must be made before TensorFlow starts.
+Run by test_mirrored_strategy.py in a process of its own: logical devices are made before TensorFlow starts.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""AdamW for language models: Keras's, with two of its faults on TensorFlow mended and decay where it belongs."""
+"""AdamW for language models: Keras's, two of its faults on TensorFlow mended, and decay where it belongs."""
 
 import contextlib
 import re
@@ -17,8 +17,8 @@ class GlobalGradients:
 
     On TensorFlow, stock Keras optimizers (1) hand embedding gradients with repeated rows to Adam's second
     moment, which then sums squares instead of squaring the sum, and (2) clip on each replica before summing.
-    Put it before the optimizer: `class Mended(GlobalGradients, keras.optimizers.Lion)`. Models of this project
-    do both themselves, for every optimizer; the mixin brings it to other Keras models.
+    Put it before the optimizer: `class Mended(GlobalGradients, keras.optimizers.Lion)`. Models of this
+    project do both themselves, for every optimizer; the mixin brings it to other Keras models.
     """
 
     # Set by `Trainer.compile`, which sums before it measures the gradient's norm.

@@ -1,7 +1,7 @@
 """Learning rates over the steps of training, as serializable Keras schedules.
 
-All three start with the same warmup: step k (from 0) of W warmup steps has peak * (k + 1) / (W + 1), so that no
-step is wasted on a rate of 0 (nanoGPT, train.py, `get_lr`).
+All three start with the same warmup: step k (from 0) of W warmup steps has peak * (k + 1) / (W + 1), so that
+no step is wasted on a rate of 0 (nanoGPT, train.py, `get_lr`).
 """
 
 import math

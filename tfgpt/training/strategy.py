@@ -31,8 +31,8 @@ def make_strategy(name: str = "auto"):
     """The strategy of a recipe; make model and optimizer within its `scope()`.
 
     Args:
-        name: "one_device"; "mirrored" (all GPUs of this machine); "multi_worker" (synchronous, processes named
-            by TF_CONFIG); "tpu" (written to TensorFlow's documentation, never run by us); "auto" takes
+        name: "one_device"; "mirrored" (all GPUs of this machine); "multi_worker" (synchronous, processes
+            named by TF_CONFIG); "tpu" (written to TensorFlow's documentation, never run by us); "auto" takes
             multi_worker with a TF_CONFIG of several workers, mirrored with several GPUs, else one_device.
 
     Raises:

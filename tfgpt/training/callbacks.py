@@ -1,0 +1,176 @@
+"""Keras callbacks of a training job: checkpoints, best model, early stopping, averages, progress."""
+
+import math
+
+import keras
+
+from tfgpt.training.optimizer import averaged_weights, innermost
+from tfgpt.training.resume import Checkpoints, capture
+
+
+class StepCallback(keras.callbacks.Callback):
+    """A callback that knows the step: `self.step` updates are done, over all epochs and resumptions."""
+
+    step = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        steps = self.params.get("steps")
+        if steps:
+            self.step = epoch * steps
+        elif epoch == 0:
+            self.step = 0
+        self._epoch_start = self.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step = self._epoch_start + batch + 1
+        self.on_step_end(self.step, logs or {})
+
+    def on_step_end(self, step, logs):
+        """Called after every execution (of `steps_per_execution` steps), `step` steps being done."""
+
+
+class IntervalLoss:
+    """The mean training loss since the last look, from the model's running mean of the epoch."""
+
+    def __init__(self, model):
+        self._tracker = model._loss_tracker
+        self._seen = (0.0, 0.0)
+
+    def restart(self):
+        """Says that the running mean starts anew, at the start of an epoch."""
+        self._seen = (0.0, 0.0)
+
+    def take(self) -> float:
+        """Mean loss since the last call or restart; NaN if nothing was trained since."""
+        now = tuple(float(keras.ops.convert_to_numpy(v)) for v in (self._tracker.total, self._tracker.count))
+        total, count = now[0] - self._seen[0], now[1] - self._seen[1]
+        self._seen = now
+        return total / count if count else math.nan
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves the whole job after every `every_epochs`-th epoch. Put it last: it saves what the others know.
+
+    Args:
+        checkpoints: where.
+        epoch_steps: steps of an epoch.
+        every_epochs: how often.
+        stateful: callbacks with `state() -> dict` and `load_state(dict)`, by name.
+        fingerprint: what `TrainingJob` compares on resumption; any JSON.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, epoch_steps: int, every_epochs=1, stateful=None, fingerprint=None
+    ):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.epoch_steps = epoch_steps
+        self.every_epochs = every_epochs
+        self.stateful = stateful or {}
+        self.fingerprint = fingerprint
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every_epochs == 0 or self.model.stop_training:
+            state = {name: callback.state() for name, callback in self.stateful.items()}
+            state["fingerprint"] = self.fingerprint
+            self.checkpoints.save((epoch + 1) * self.epoch_steps, capture(self.model), state)
+
+
+class AverageForValidation(keras.callbacks.Callback):
+    """Validates the moving average of the weights (`use_ema`) and gives the trained weights back bit for bit.
+
+    `keras.callbacks.SwapEMAWeights` swaps by adding and subtracting, which changes the weights' last bits.
+    """
+
+    _swap = None
+
+    def on_test_begin(self, logs=None):
+        self._swap = averaged_weights(self.model)
+        self._swap.__enter__()
+
+    def on_test_end(self, logs=None):
+        self._swap.__exit__(None, None, None)
+        self._swap = None
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Saves the model with the lowest validation loss (its moving average, where there is one).
+
+    Args:
+        save: called as `save(model)`, writes it somewhere atomically.
+    """
+
+    def __init__(self, save):
+        super().__init__()
+        self.save = save
+        self.best = {"loss": math.inf, "step": 0}
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("val_loss")
+        if loss is not None and loss < self.best["loss"]:
+            with averaged_weights(self.model):
+                self.save(self.model)
+            self.best = {"loss": float(loss), "step": int(_iterations(self.model))}
+
+    def state(self):
+        """The best so far, as JSON; nothing before the first validation."""
+        return self.best if self.best["step"] else {}
+
+    def load_state(self, state):
+        """Goes on from `state()` of an earlier run."""
+        self.best = dict(state) if state else self.best
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """Stops when the validation loss has not gone down in `patience` validations; survives resumption."""
+
+    def __init__(self, patience: int):
+        super().__init__()
+        self.patience = patience
+        self.best = None
+        self.waited = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience has run out."""
+        return self.waited >= self.patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("val_loss")
+        if loss is None:
+            return
+        improved = self.best is None or loss < self.best
+        self.best, self.waited = (float(loss), 0) if improved else (self.best, self.waited + 1)
+        if self.stopped:
+            self.model.stop_training = True
+
+    def state(self):
+        """Best loss and validations waited, as JSON."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state(self, state):
+        """Goes on from `state()` of an earlier run."""
+        self.best, self.waited = state["best"], state["waited"]
+
+
+class StopOnNotANumber(keras.callbacks.Callback):
+    """Stops a job whose loss is no longer a number, before it is checkpointed; put it first.
+
+    Attributes:
+        failed: whether that happened.
+    """
+
+    failed = False
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            self.failed = True
+            raise FloatingPointError(
+                f"the training loss became {loss} in the {epoch + 1}th part of training: lower the learning "
+                "rate, clip harder, or use float32; the last checkpoint holds finite weights"
+            )
+
+
+def _iterations(model):
+    return keras.ops.convert_to_numpy(innermost(model.optimizer).iterations)
