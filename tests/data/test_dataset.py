@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -174,3 +175,45 @@ def test_under_a_mirrored_strategy(shards):
         expected, _ = training_batch(shards, step % 70, 8, 6, seed=5)
         assert [len(half) for half in halves] == [3, 3]
         assert np.array_equal(np.concatenate(halves), expected)
+
+
+WORKER = """
+import json, os, sys
+import tensorflow as tf
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+from tfgpt.data import dataset as module
+from tfgpt.data.shards import TokenShards
+batches = []
+for module.IN_MEMORY_BYTES in (2**30, 0):
+    dataset = module.training_dataset(TokenShards.open(sys.argv[1]), 8, 6, seed=5, start_step=3)
+    iterator = iter(strategy.experimental_distribute_dataset(dataset))
+    batches += [strategy.experimental_local_results(next(iterator)[0])[0].numpy().tolist() for _ in range(70)]
+print(json.dumps(batches))
+os._exit(0)  # the cluster's threads do not end by themselves
+"""
+
+
+@pytest.mark.slow
+def test_under_a_multi_worker_strategy(shards):
+    """Two processes get the two halves of every global batch."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            ports.append(listener.getsockname()[1])
+    addresses = [f"localhost:{port}" for port in ports]
+    workers = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = os.environ | {"TF_CONFIG": json.dumps(cluster), "CUDA_VISIBLE_DEVICES": "-1"}
+        command = [sys.executable, "-u", "-c", WORKER, str(shards.directory)]
+        workers.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        )
+    halves = [json.loads(worker.communicate(timeout=200)[0].splitlines()[-1]) for worker in workers]
+    assert len(halves[0]) == len(halves[1]) == 140
+    for number, (first, second) in enumerate(zip(*halves, strict=True)):
+        expected, _ = training_batch(shards, 3 + number % 70, 8, 6, seed=5)
+        assert np.array_equal(np.concatenate([first, second]), expected)

@@ -195,3 +195,12 @@ def test_no_tensorflow():
         "assert not {'tensorflow', 'keras', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_public_names():
+    import tfgpt.data
+
+    for name in tfgpt.data.__all__:
+        assert getattr(tfgpt.data, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        _ = tfgpt.data.absent
