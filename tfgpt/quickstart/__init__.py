@@ -1,0 +1,1 @@
+"""The main job from one end to the other, on real text that every machine has."""
