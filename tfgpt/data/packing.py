@@ -30,8 +30,6 @@ PIECE_CHARACTERS = 2**15  # one thread's portion: small, so that one long docume
 # a single line end with something other than white space on both sides. Tokens never reach across.
 _SAFE_CUT = re.compile(r"(?<=\S\n)(?=\S)")
 
-Progress = Callable[[str, int, int], None]  # stage, done, total (both in bytes of text; total 0 if unknown)
-
 
 class _ShardWriter:
     """Writes one stream of ids as files of at most `shard_tokens` each."""
@@ -68,6 +66,21 @@ class _ShardWriter:
             self.shards.append(
                 {"file": self._name, "num_tokens": self._count, "sha256": self._digest.hexdigest()}
             )
+
+    def index(
+        self, tokenizer: Tokenizer, num_documents: int, num_bytes: int, inputs_fingerprint: str
+    ) -> ShardIndex:
+        return ShardIndex(
+            dtype=self.dtype.name,
+            num_tokens=self.num_tokens,
+            num_documents=num_documents,
+            num_bytes=num_bytes,
+            vocabulary_size=tokenizer.vocabulary_size,
+            end_of_text_id=tokenizer.end_of_text_id,
+            tokenizer_fingerprint=tokenizer.fingerprint(),
+            inputs_fingerprint=inputs_fingerprint,
+            shards=tuple(self.shards),
+        )
 
 
 def write_shards(
@@ -116,20 +129,8 @@ def write_shards(
             writer.close()
         if writer.num_tokens == 0:
             raise InputError(f"found no text to pack into {directory}, expected at least one document")
-        index = ShardIndex(
-            dtype=writer.dtype.name,
-            num_tokens=writer.num_tokens,
-            num_documents=len(names),
-            num_bytes=num_bytes,
-            vocabulary_size=tokenizer.vocabulary_size,
-            end_of_text_id=tokenizer.end_of_text_id,
-            tokenizer_fingerprint=tokenizer.fingerprint(),
-            inputs_fingerprint=inputs_fingerprint,
-            shards=tuple(writer.shards),
-        )
-        np.asarray(starts, "<i8").tofile(temporary / DOCUMENT_STARTS_NAME)
-        lines = "".join(json.dumps(name) + "\n" for name in names)
-        (temporary / DOCUMENT_NAMES_NAME).write_text(lines, encoding="utf-8")
+        index = writer.index(tokenizer, len(names), num_bytes, inputs_fingerprint)
+        _write_documents(temporary, names, starts)
         write_json(temporary / INDEX_NAME, index.as_dict())
     return TokenShards.open(directory)
 
@@ -149,10 +150,16 @@ def reusable_shards(directory: Path, tokenizer: Tokenizer, inputs_fingerprint: s
     return shards if same else None
 
 
+def _write_documents(directory: Path, names: list[str], starts: list[int]) -> None:
+    np.asarray(starts, "<i8").tofile(directory / DOCUMENT_STARTS_NAME)
+    lines = "".join(json.dumps(name) + "\n" for name in names)
+    (directory / DOCUMENT_NAMES_NAME).write_text(lines, encoding="utf-8")
+
+
 def cut_text(text: str, piece_characters: int = PIECE_CHARACTERS) -> list[str]:
     """`text` in pieces of about `piece_characters` whose ids, joined, are the ids of the whole text.
 
-    A piece is longer where no place to cut follows.
+    A piece is longer where no place to cut follows: a text without line ends is encoded at once.
     """
     pieces, start = [], 0
     while len(text) - start > piece_characters:
