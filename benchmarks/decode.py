@@ -221,10 +221,12 @@ def main(arguments: list[str] | None = None) -> int:
         for ours, peer, limit in goals
         if ours in rows and peer in rows
     ]
-    setting = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "threads": measure.THREADS}
-    measure.report(
-        "decoding, one request", "tokens/s", rows, targets, options.output, versions=versions, setting=setting
-    )
+    facts = {
+        "versions": versions,
+        "setting": {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "threads": measure.THREADS},
+        "disturbance": measure.disturbance(answers),
+    }
+    measure.report("decoding, one request", "tokens/s", rows, targets, options.output, **facts)
     return 0
 
 

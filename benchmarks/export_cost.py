@@ -124,10 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
         targets.append(
             measure.Target("tf2onnx as it is / tfgpt, CPU seconds", measure.ratio(stock, ours), 1.0)
         )
-    versions = measure.versions(PACKAGES)
-    measure.report(
-        "export of GPT-2 124m", "as each row says", rows, targets, options.output, versions=versions
-    )
+    facts = {"versions": measure.versions(PACKAGES), "disturbance": measure.disturbance(answers)}
+    measure.report("export of GPT-2 124m", "as each row says", rows, targets, options.output, **facts)
     return 0
 
 

@@ -46,6 +46,9 @@ CHILD_ENVIRONMENT = {
 # OpenMP workers keep spinning for up to 0.2 s after their last work: let them end before the next side.
 SETTLE_SECONDS = 0.4
 
+# Above this share of cores that strangers keep busy, the numbers say more about them than about the sides.
+LARGEST_DISTURBANCE = 0.1
+
 
 @dataclass(frozen=True)
 class Target:
@@ -142,12 +145,18 @@ def serve(prepare: Callable[[], Callable[[], dict]], packages: Iterable[str]) ->
 def interleave(
     measurements: Mapping[str, Callable[[], dict]], repetitions: int, settle_seconds: float = SETTLE_SECONDS
 ) -> dict[str, list[dict]]:
-    """Calls every measurement in turn, `repetitions` times round: {name: its answers in order}."""
+    """Calls every measurement in turn, `repetitions` times round: {name: its answers in order}.
+
+    Each answer gets a "disturbance": the share of the machine's cores that was busy in the pause before it,
+    when all sides wait and only strangers can work.
+    """
     answers = {name: [] for name in measurements}
     for repetition in range(repetitions):
         for name, measurement in measurements.items():
+            before = _core_seconds()
             time.sleep(settle_seconds)
-            answers[name].append(measurement())
+            disturbance = busy_share(before, _core_seconds())
+            answers[name].append({**measurement(), "disturbance": disturbance})
             value = answers[name][-1]["value"]
             print(
                 f"  round {repetition + 1}/{repetitions}  {name:28} {value:10.3f}",
@@ -155,6 +164,20 @@ def interleave(
                 flush=True,
             )
     return answers
+
+
+def busy_share(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """Share of all core time between two readings of (all, idle) core time that was not idle, 0 to 1."""
+    elapsed, idle = after[0] - before[0], after[1] - before[1]
+    return 1.0 - idle / elapsed if elapsed > 0 else 0.0
+
+
+def disturbance(answers: Mapping[str, list[dict]]) -> float:
+    """Median share of the cores that strangers took between the measurements; says so when it matters."""
+    found = round(statistics.median(row["disturbance"] for rows in answers.values() for row in rows), 3)
+    if found > LARGEST_DISTURBANCE:
+        print(f"WARNING: other processes took {found:.0%} of the cores meanwhile: try again when it is quiet")
+    return found
 
 
 def values(answers: Mapping[str, list[dict]]) -> dict[str, list[float]]:
@@ -215,7 +238,6 @@ def machine() -> dict:
         "cpu": _cpu_model(),
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
-        "load_average": round(os.getloadavg()[0], 2),
     }
 
 
@@ -256,6 +278,14 @@ def report(
 
         write_json(output, result)
     return result
+
+
+def _core_seconds() -> tuple[float, float]:
+    """(all, idle) core time since the machine started, in ticks; waiting for a disk counts as idle."""
+    with contextlib.suppress(OSError):
+        numbers = [float(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(numbers), numbers[3] + numbers[4]
+    return 0.0, 0.0  # no Linux: no disturbance is seen
 
 
 def _cpu_model() -> str:

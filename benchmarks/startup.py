@@ -64,13 +64,14 @@ def main(arguments: list[str] | None = None) -> int:
         for name, command in commands.items()
     }
     measure.interleave(measurements, repetitions=1)
-    rows = measure.values(measure.interleave(measurements, options.repetitions))
+    answers = measure.interleave(measurements, options.repetitions)
+    rows = measure.values(answers)
     targets = [measure.Target(HELP, measure.summary(rows[HELP])["median"], 0.3, at_least=False)]
     if FIRST_TOKEN in rows:
         median = measure.summary(rows[FIRST_TOKEN])["median"]
         targets.append(measure.Target(f"{FIRST_TOKEN}, cold process", median, 1.5, at_least=False))
-    versions = measure.versions(PACKAGES)
-    measure.report("startup", "s", rows, targets, options.output, versions=versions)
+    facts = {"versions": measure.versions(PACKAGES), "disturbance": measure.disturbance(answers)}
+    measure.report("startup", "s", rows, targets, options.output, **facts)
     return 0
 
 

@@ -136,7 +136,12 @@ def main(arguments: list[str] | None = None) -> int:
         for peer, limit in limits.items()
         if "tfgpt" in rows and peer in rows
     ]
-    measure.report("training speed", "steps/s", rows, targets, options.output, versions=versions)
+    facts = {
+        "versions": versions,
+        "steps_per_execution": options.steps_per_execution,
+        "disturbance": measure.disturbance(answers),
+    }
+    measure.report("training speed", "steps/s", rows, targets, options.output, **facts)
     return 0
 
 

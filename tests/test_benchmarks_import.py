@@ -86,6 +86,25 @@ def test_interleave_takes_turns_and_keeps_order(benchmark):
     assert measure.values(answers) == {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.0, 6.0]}
 
 
+def test_busy_share_of_two_readings(benchmark):
+    measure = benchmark("measure")
+    # 2 cores for 10 seconds in hundredths: 2,000 ticks, 500 of them idle.
+    assert measure.busy_share((7000.0, 1000.0), (9000.0, 1500.0)) == 0.75
+    assert measure.busy_share((7000.0, 1000.0), (7000.0, 1000.0)) == 0.0
+
+
+def test_busy_strangers_are_pointed_out(benchmark, capsys):
+    measure = benchmark("measure")
+
+    def answers(*shares):
+        return {"a": [{"value": 1.0, "disturbance": share} for share in shares]}
+
+    assert measure.disturbance(answers(0.0, 0.05, 0.9)) == 0.05
+    assert capsys.readouterr().out == ""
+    assert measure.disturbance(answers(0.0, 0.5, 0.9)) == 0.5
+    assert "other processes took 50% of the cores" in capsys.readouterr().out
+
+
 SERVED = """
 import sys
 sys.path.insert(0, {folder!r})
