@@ -1,4 +1,4 @@
-"""The wirings of GPT-1, GPT-J and GPT-NeoX against transformers' own modules, weights mapped by hand."""
+"""The axes of GPT-1, GPT-Neo, GPT-J and GPT-NeoX against transformers' modules, weights mapped by hand."""
 
 import numpy as np
 import pytest
@@ -34,6 +34,57 @@ def gpt1():
             names[f"decoder/block_{i}/{here}/scale"] = f"h.{i}.{there}.weight"
             names[f"decoder/block_{i}/{here}/offset"] = f"h.{i}.{there}.bias"
     return theirs, ours, lambda state: {here: state[f"transformer.{there}"] for here, there in names.items()}
+
+
+def gpt_neo():
+    """Alternating global and banded attention, unscaled scores, no biases on queries, keys and values."""
+    theirs = transformers.GPTNeoForCausalLM(
+        transformers.GPTNeoConfig(
+            vocab_size=41,
+            max_position_embeddings=20,
+            hidden_size=16,
+            num_layers=3,
+            num_heads=2,
+            attention_types=[[["local", "global", "local"], 1]],
+            window_size=4,
+        )
+    )
+    ours = tfgpt.ModelConfig(
+        41,
+        20,
+        3,
+        2,
+        16,
+        attention_pattern=("local", "global", "local"),
+        window=4,
+        score_scale=1.0,
+        attention_bias=False,
+    )
+
+    def weights(state):
+        mapped = {
+            "decoder/token_embedding/table": state["transformer.wte.weight"],
+            "decoder/position_embedding/table": state["transformer.wpe.weight"],
+            "decoder/final_norm/scale": state["transformer.ln_f.weight"],
+            "decoder/final_norm/offset": state["transformer.ln_f.bias"],
+        }
+        for i in range(3):
+            theirs, here = f"transformer.h.{i}", f"decoder/block_{i}"
+            parts = [state[f"{theirs}.attn.attention.{name}_proj.weight"].T for name in "qkv"]
+            mapped[f"{here}/attention/qkv/kernel"] = np.concatenate(parts, axis=1)
+            for name, there in (
+                ("attention/output", "attn.attention.out_proj"),
+                ("mlp/up", "mlp.c_fc"),
+                ("mlp/down", "mlp.c_proj"),
+            ):
+                mapped[f"{here}/{name}/kernel"] = state[f"{theirs}.{there}.weight"].T
+                mapped[f"{here}/{name}/bias"] = state[f"{theirs}.{there}.bias"]
+            for name, there in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
+                mapped[f"{here}/{name}/scale"] = state[f"{theirs}.{there}.weight"]
+                mapped[f"{here}/{name}/offset"] = state[f"{theirs}.{there}.bias"]
+        return mapped
+
+    return theirs, ours, weights
 
 
 def gptj():
@@ -139,7 +190,7 @@ def gpt_neox():
     return theirs, ours, weights
 
 
-@pytest.mark.parametrize("family", [gpt1, gptj, gpt_neox])
+@pytest.mark.parametrize("family", [gpt1, gpt_neo, gptj, gpt_neox])
 def test_logits(family, rng):
     theirs, config, mapping = family()
     randomize(theirs, seed=2)

@@ -137,7 +137,7 @@ def test_it_can_be_made_under_a_strategy_and_named_weights_are_complete():
 
 
 def test_initial_weights_follow_the_paper():
-    """Radford et al. 2019, section 2.3: 0.02, and maps into the residual stream smaller by sqrt(2 * layers)."""
+    """Radford et al. 2019, section 2.3: 0.02, and less by sqrt(2 * layers) into the residual stream."""
     model = tfgpt.CausalLM(tfgpt.ModelConfig(500, 64, 4, 4, 64, tie_embeddings=False))
     weights = {name: np.asarray(value) for name, value in model.named_weights().items()}
     for name in ("decoder/token_embedding/table", "decoder/block_0/attention/qkv/kernel", "head/kernel"):
