@@ -129,7 +129,7 @@ class Verifier:
 
     def _verification_tokens(self) -> np.ndarray:
         given = self.artifact.recipe.verification_tokens
-        return sample_text(self.model) if given is None else np.asarray(given)
+        return sample_text(self.model) if given is None else np.asarray(given, np.int64)
 
 
 def sample_text(model: CausalLM, rows: int = 4, length: int = 48) -> np.ndarray:
