@@ -27,7 +27,8 @@ class Embedding(keras.layers.Layer):
 
     def call(self, indices):
         if indices.dtype not in ("int32", "int64"):
-            indices = keras.ops.cast(indices, "int32")  # token files hold uint16, which TensorFlow cannot look up
+            # Token files hold uint16, which TensorFlow cannot look up.
+            indices = keras.ops.cast(indices, "int32")
         return ops.lookup(self.table, indices)
 
     def project(self, x):
