@@ -22,7 +22,7 @@ LAYERS = (
     ("tfgpt.checkpoints.directory", "tfgpt.checkpoints.translate"),
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),
-    ("tfgpt.files", "tfgpt.errors", "tfgpt._version", "tfgpt.keras_saving"),
+    ("tfgpt.files", "tfgpt.errors", "tfgpt._version"),
 )
 # `model.generate` is where users look for it; imported within the method, it binds nothing.
 UPWARD = {("tfgpt.models.causal_lm", "tfgpt.generation.keras_decoder")}

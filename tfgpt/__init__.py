@@ -5,7 +5,6 @@ Public names load on first use, so `import tfgpt` itself loads neither TensorFlo
 
 from importlib import import_module
 
-from tfgpt import keras_saving
 from tfgpt._version import __version__
 
 _PUBLIC = {
@@ -17,8 +16,6 @@ _PUBLIC = {
 }
 
 __all__ = ["__version__", *_PUBLIC]
-
-keras_saving.announce()
 
 
 def __getattr__(name: str):

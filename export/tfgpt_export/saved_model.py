@@ -22,8 +22,8 @@ from tfgpt.models.causal_lm import CausalLM
 def write_saved_model(model_dir: Path, path: Path) -> None:
     """Loads a model directory in float32 and writes its SavedModel to `path`."""
     model = CausalLM.from_pretrained(model_dir, dtype="float32")
+    # The endpoints bring the variables they use; tracking the model as well would store each twice.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     archive.add_endpoint("serving_default", _logits(model), input_signature=_token_specs())
     archive.add_endpoint("cached_step", _cached_step(model), input_signature=_step_specs(model))
     with contextlib.redirect_stdout(io.StringIO()):  # Keras lists the endpoints
