@@ -173,7 +173,7 @@ def _variables(model) -> dict[str, keras.Variable]:
 
 
 def _as_bits(array):
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # ascontiguousarray would make scalars vectors
     return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 

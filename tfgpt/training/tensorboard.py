@@ -12,7 +12,6 @@ Keras 3.15. Events are written with TensorBoard's writer, so that a resumed job 
 checkpoint.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +23,8 @@ from tfgpt.training.attention_images import layer_image
 from tfgpt.training.callbacks import IntervalLoss, StepCallback
 from tfgpt.training.progress import perplexity
 from tfgpt.training.throughput import flops_utilisation
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -53,26 +54,29 @@ class TensorBoardOptions:
 
 
 class EventWriter:
-    """An event file that nobody needs TensorFlow's graph or an active writer for."""
+    """An event file that nobody needs TensorFlow's graph or an active writer for.
 
-    def __init__(self, directory):
+    Args:
+        directory: of the run.
+        first_step: the first step that will be written. Points at it and after, which an interrupted run
+            left in the same directory, are then forgotten by TensorBoard.
+    """
+
+    def __init__(self, directory, first_step: int = 1):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(str(directory), flush_secs=10)
-
-    def purge_from(self, step: int) -> None:
-        """Makes TensorBoard forget points at `step` and after, which an interrupted run left behind."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
+        # TensorBoard purges at the second START of a run, so the first run writes one as well.
         log = SessionLog(status=SessionLog.START)
-        self._writer.add_event(Event(wall_time=time.time(), step=step, session_log=log))
+        self._writer.add_event(Event(wall_time=time.time(), step=first_step, session_log=log))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Points of curves; what is not a finite number is left out."""
+        """Points of curves; what is not a finite number in float32 is left out."""
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
         for tag, value in values.items():
-            if math.isfinite(value):
+            if abs(value) <= _LARGEST:
                 self._add(step, scalar_pb(tag, value))
 
     def text(self, step: int, tag: str, text: str) -> None:
@@ -126,7 +130,6 @@ class TensorBoard(StepCallback):
         self._writer = None
 
     def on_train_begin(self, logs=None):
-        self._writer = EventWriter(self.directory)
         self._loss = IntervalLoss(self.model)
         self._written_step = self._written_time = None
 
@@ -134,8 +137,7 @@ class TensorBoard(StepCallback):
         super().on_epoch_begin(epoch, logs)
         self._loss.restart()
         if self._written_step is None:
-            if self.step:
-                self._writer.purge_from(self.step + 1)
+            self._writer = EventWriter(self.directory, first_step=self.step + 1)
             if self.options.hyperparameters:
                 self._writer.hyperparameters(self.options.hyperparameters, group=str(self.directory))
         self._written_step, self._written_time = self.step, time.perf_counter()

@@ -1,0 +1,176 @@
+"""The whole job: recipe in, model directory out; started again, changed, stopped early."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from tfgpt.data.dataset import evaluation_dataset
+from tfgpt.errors import InputError
+from tfgpt.evaluation.perplexity import evaluate
+from tfgpt.recipes import make_recipe
+from tfgpt.tokenizers.loading import load_tokenizer
+from tfgpt.training.fit import train
+from tfgpt.training.job import make_config, make_optimizer, make_schedule
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    words = np.random.default_rng(0).choice(["to", "be", "or", "not", "that", "is", "the", "question"], 3000)
+    path.write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 3000, 10)))
+    return path
+
+
+def make(corpus, output, **sections):
+    values = {
+        "model": {"num_layers": 2, "num_heads": 2, "hidden_dim": 32},
+        "data": {
+            "corpus": str(corpus),
+            "tokenizer": "character",
+            "context_length": 16,
+            "cache_directory": str(corpus.parent / "cache"),
+        },
+        "optimizer": {"learning_rate": 0.01},
+        "schedule": {"warmup_steps": 2},
+        "training": {"steps": 12, "batch_size": 8, "validate_every": 6, "checkpoint_every": 6, "jit": False},
+        "tensorboard": {"sample_tokens": 8, "sample_prompt": "to be"},
+        "output": str(output),
+    }
+    for section, changes in sections.items():
+        values[section] = {**values[section], **changes}
+    return make_recipe(values)
+
+
+def run(recipe, callbacks=()):
+    lines = []
+    return train(recipe, callbacks, say=lines.append, show_progress=False), lines
+
+
+def test_a_job_from_text_to_model(corpus, tmp_path):
+    result, lines = run(make(corpus, tmp_path))
+    assert "parameters" in lines[0] and len(lines) == 1
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == result.metrics
+    assert metrics["best_step"] == 12  # so short a run only improves
+    assert json.loads((tmp_path / "recipe.json").read_text())["training"]["steps"] == 12
+    assert any(path.name.startswith("events.") for path in (tmp_path / "tensorboard").iterdir())
+    # The directory alone gives the reported score.
+    tokenizer = load_tokenizer(result.model_directory)
+    assert tokenizer.decode(tokenizer.encode("to be")) == "to be"
+    data = evaluation_dataset(result.corpus.validation, context_length=16, batch_size=8)
+    score = evaluate(result.load_model(), data, result.corpus.validation.num_bytes)
+    reported = metrics["validation"]
+    assert score.loss == pytest.approx(reported["loss"], abs=1e-6)
+    assert score.bits_per_byte == pytest.approx(reported["bits_per_byte"], abs=1e-6)
+    assert reported["perplexity"] < 0.9 * tokenizer.vocabulary_size
+
+    again, lines = run(make(corpus, tmp_path))
+    assert "going on at step 12 of 12" in lines[1]
+    assert again.metrics["validation"] == reported
+
+
+def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):
+    run(make(corpus, tmp_path))
+    longer, lines = run(make(corpus, tmp_path, training={"steps": 18, "keep_last": 1}))
+    assert "going on at step 12 of 18" in lines[1]
+    assert longer.metrics["best_step"] == 18
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000018"]
+    with pytest.raises(InputError, match=r"optimizer.learning_rate 0.02, expected 0.01"):
+        run(make(corpus, tmp_path, optimizer={"learning_rate": 0.02}))
+    with pytest.raises(InputError, match=r"model.hidden_dim 16, expected 32"):
+        run(make(corpus, tmp_path, model={"hidden_dim": 16}))
+    with pytest.raises(InputError, match=r"step 18, expected a multiple of 4"):
+        run(make(corpus, tmp_path, training={"steps": 24, "validate_every": 4, "checkpoint_every": 4}))
+
+
+def test_a_damaged_checkpoint_costs_its_steps_only(corpus, tmp_path):
+    whole, _ = run(make(corpus, tmp_path))
+    file = tmp_path / "checkpoints/step-00000012/variables.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    again, lines = run(make(corpus, tmp_path))
+    assert sum("damaged" in line for line in lines) == 1
+    assert "going on at step 6 of 12" in lines[2]
+    assert again.metrics["validation"] == whole.metrics["validation"]
+
+
+def test_early_stopping_stays_stopped(corpus, tmp_path):
+    # A rate so large that every validation after the first is worse.
+    settings = {"steps": 60, "early_stopping_patience": 2}
+    recipe = make(corpus, tmp_path, optimizer={"learning_rate": 5.0}, training=settings)
+    first, _ = run(recipe)
+    steps = int(sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1].split("-")[1])
+    assert steps < 60
+    assert first.metrics["best_step"] == steps - 2 * 6
+    again, lines = run(recipe)
+    assert f"going on at step {steps} of 60" in lines[1]
+    assert again.metrics["validation"] == first.metrics["validation"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == f"step-{steps:08d}"
+
+
+def test_the_average_is_validated_and_kept(corpus, tmp_path):
+    recipe = make(corpus, tmp_path, training={"ema_momentum": 0.5})
+    seen = {}
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen["validation"] = logs["val_loss"]
+            seen["weights"] = self.model.get_weights()
+
+    result, _ = run(recipe, [Watch()])
+    kept = result.load_model()
+    assert any(
+        abs(one - two).max() > 1e-4 for one, two in zip(kept.get_weights(), seen["weights"], strict=True)
+    )
+    data = evaluation_dataset(result.corpus.validation, context_length=16, batch_size=8)
+    assert evaluate(kept, data).loss == pytest.approx(seen["validation"], abs=1e-6)
+
+
+def test_a_loss_that_is_no_number_ends_the_job_before_its_checkpoint(corpus, tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == 8:
+                self.model.trainable_variables[0].assign(
+                    np.full(self.model.trainable_variables[0].shape, math.nan)
+                )
+
+    with pytest.raises(FloatingPointError, match="learning"):
+        run(make(corpus, tmp_path), [Poison()])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+class Tokenizer:
+    vocabulary_size, end_of_text_id = 50, 7
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "neither model.size nor model.num_layers"),
+        ({"size": "125m"}, "did you mean '124m'"),
+        ({"family": "gpt5", "size": "124m"}, "no family"),
+        ({"size": "124m", "vocabulary_size": 49}, "at least the 50 of the data"),
+        ({"size": "124m", "context_length": 8}, "at least the 256 of the data"),
+    ],
+)
+def test_models_that_cannot_be(model, message):
+    with pytest.raises(InputError, match=message):
+        make_config(make_recipe({"model": model}), Tokenizer)
+
+
+def test_what_the_recipe_means():
+    recipe = make_recipe({"model": {"size": "124m", "dropout": 0.0}})
+    config = make_config(recipe, Tokenizer)
+    assert (config.num_layers, config.vocabulary_size, config.context_length) == (12, 50, 256)
+    assert (config.dropout, config.eos_token_id) == (0.0, 7)
+    optimizer = make_optimizer(
+        make_recipe({"optimizer": {"clip_norm": None}, "training": {"ema_momentum": 0.9}})
+    )
+    assert (optimizer.global_clipnorm, optimizer.use_ema, optimizer.beta_2) == (None, True, 0.95)
+    for kind, middle in (("cosine", None), ("constant", 6e-4), ("warmup_stable_decay", 6e-4)):
+        schedule = make_schedule(make_recipe({"schedule": {"kind": kind, "warmup_steps": 0}}))
+        assert float(schedule(0)) == pytest.approx(6e-4)
+        assert float(schedule(2000)) == pytest.approx(6e-4 if kind == "constant" else 6e-5)
+        assert float(schedule(1000)) == pytest.approx(middle or (6e-4 + 6e-5) / 2)
