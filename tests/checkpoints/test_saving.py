@@ -3,6 +3,7 @@
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -113,7 +114,7 @@ def test_saving_over_a_file_is_refused(small, tmp_path):
         ({"residual": "post_norm"}, "residual"),
         ({"positions": "rotary_split"}, "positions"),
         ({"score_scale": 0.5}, "score_scale"),
-        ({"attention_pattern": ("global", "local"), "window": 2}, "attention_pattern"),
+        ({"attention_pattern": ("global", "local"), "window": 2, "num_layers": 2}, "attention_pattern"),
         ({"num_key_value_heads": 1}, "key heads"),
         ({"head_dim": 3}, "heads of 3"),
         ({"mlp_bias": False}, "mlp_bias"),
@@ -141,6 +142,22 @@ def test_half_precision_weights_keep_their_dtype(tmp_path):
         np.testing.assert_array_equal(
             np.asarray(variable).astype("f"), np.asarray(model.named_weights()[name]).astype("f")
         )
+
+
+def test_frozen_weights_are_saved_too(tmp_path):
+    model = tfgpt.CausalLM(tfgpt.ModelConfig(13, 8, 1, 2, 8, dropout=0.1, tie_embeddings=False))
+    names = set(model.named_weights())
+    model.decoder.token_embedding.trainable = False
+    model.decoder.blocks[0].trainable = False
+    model.save_pretrained(tmp_path / "model")
+    assert set(tfgpt.CausalLM.from_pretrained(tmp_path / "model").named_weights()) == names
+
+
+def test_names_do_not_depend_on_where_a_model_was_made(small):
+    with keras.name_scope("outer"):
+        model = tfgpt.CausalLM(small.config, name="mine")
+    assert list(model.named_weights()) == list(small.named_weights())
+    assert "decoder/final_norm/scale" in model.named_weights()
 
 
 def test_rules_expand_and_invert():

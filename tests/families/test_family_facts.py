@@ -110,6 +110,15 @@ def test_gpt3_banded_patterns_round_trip():
     assert (again.window, again.head_dim) == (7, 12)
 
 
+def test_what_is_not_used_may_be_anything():
+    """A band that no layer has, a pattern spelled twice, rotary numbers of a model with learned positions."""
+    config = ModelConfig(
+        100, 64, 3, 4, 32, window=5, attention_pattern=("global", "global"), rotary_dim=4, rotary_base=7.0
+    )
+    values = family("gpt2").write_config(config)
+    assert family("gpt2").read_config(values).window_of(0) is None
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_weight_of_a_model_has_a_row(name):
     """The table's targets are the model's weights, no more and no fewer."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfgpt.checkpoints.rules import Rule
-from tfgpt.config import ModelConfig
+from tfgpt.config import ModelConfig, Positions
 from tfgpt.errors import InputError, nearest
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -86,12 +86,12 @@ class Family:
 
     def _check_stated(self, config: ModelConfig, values: dict[str, Any]) -> None:
         """A checkpoint that reads back as another model would be silently wrong."""
-        ours, read = config.to_dict(), self.read_config(values).to_dict()
-        for name in sorted(set(ours) - {"attention_dropout", "embedding_dropout"}):
-            if ours[name] != read[name]:
+        ours, read = _meaning(config), _meaning(self.read_config(values))
+        for name in ours:
+            if ours[name] != read.get(name):
                 raise InputError(
-                    f"{name} is {ours[name]!r}, but a {self.title} config.json can only say {read[name]!r}: "
-                    "use another family for this model"
+                    f"{name} is {ours[name]!r}, but a {self.title} config.json can only say "
+                    f"{read.get(name)!r}: use another family for this model"
                 )
 
     def config_of(self, size: str, **changes) -> ModelConfig:
@@ -103,6 +103,18 @@ class Family:
         if size not in self.sizes:
             raise InputError(f"{self.title} has no size {size!r}{nearest(size, self.sizes)}")
         return ModelConfig.from_dict({"family": self.name, **self.sizes[size], **changes})
+
+
+def _meaning(config: ModelConfig) -> dict[str, Any]:
+    """The config's values with those written out that can be said in several ways, or are not used."""
+    values = config.to_dict()
+    residual, attention, embedding = config.rates
+    values.update(dropout=residual, attention_dropout=attention, embedding_dropout=embedding)
+    values["attention_pattern"] = [config.attention_of(layer).value for layer in range(config.num_layers)]
+    values["window"] = next(filter(None, map(config.window_of, range(config.num_layers))), None)
+    if config.positions is Positions.LEARNED:
+        del values["rotary_dim"], values["rotary_base"]
+    return values
 
 
 def _within_vocabulary(token, vocabulary_size):

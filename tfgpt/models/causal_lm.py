@@ -110,8 +110,12 @@ class CausalLM(Trainer):
         return generate_with_keras(self, prompts, options, tokenizer=tokenizer, on_token=on_token)
 
     def named_weights(self) -> dict[str, keras.Variable]:
-        """The weights that checkpoints hold, by their path within the model (`decoder/final_norm/scale`)."""
-        return {variable.path.split("/", 1)[1]: variable for variable in self.trainable_variables}
+        """The weights that checkpoints hold, by their path within the model (`decoder/final_norm/scale`).
+
+        Frozen ones are among them; the seeds of dropout are not.
+        """
+        # A model made within another layer has the other's name before its own.
+        return {variable.path.split(f"{self.name}/", 1)[1]: variable for variable in self.weights}
 
     @classmethod
     def from_family(cls, name: str, size: str, dtype=None, **changes) -> "CausalLM":
