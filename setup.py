@@ -14,7 +14,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.14",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfgpt", "tfgpt.*"]) + find_packages("export"),
     package_dir={"tfgpt_export": "export/tfgpt_export"},
     package_data={"tfgpt": ["recipes/*.yaml"]},
