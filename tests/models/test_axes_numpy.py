@@ -163,9 +163,11 @@ def test_logits(pair, padding, rng):
     assert np.abs(expected).max() > 1
 
 
-@pytest.mark.parametrize(("capacity", "sizes"), [(None, (1, 4, 3, 1)), (12, (5, 1, 3))])
+@pytest.mark.parametrize(("capacity", "sizes"), [(None, (1, 7, 1)), (12, (5, 1, 3))])
 def test_logits_with_a_cache_and_left_padding(pair, capacity, sizes, rng):
     model, reference = pair
+    if capacity is None and model.config.window is None and model.config.positions.value == "learned":
+        return  # the kind of cache matters to bands and rotations alone
     token_ids = rng.integers(0, 31, (2, 9))
     mask = np.array([[1] * 9, [0] * 3 + [1] * 6])
     cache, parts, start = model.empty_cache(2, capacity), [], 0

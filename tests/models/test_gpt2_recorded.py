@@ -74,6 +74,7 @@ def test_logits_token_by_token(recorded, capacity):
     np.testing.assert_allclose(logits, expected["logits"], **TOLERANCE)
 
 
+@pytest.mark.parametrize("recorded", ["untied", "inner"], indirect=True)
 @pytest.mark.parametrize(("side", "capacity"), [("left", None), ("left", 20), ("right", None), ("right", 14)])
 def test_logits_of_a_padded_batch_with_a_cache(recorded, side, capacity):
     model, expected = recorded
