@@ -140,12 +140,8 @@ class Recipe(Section):
             )
         _multiple("training.steps", training.steps, "validate_every", training.validate_every)
         _multiple("training.steps", training.steps, "checkpoint_every", training.checkpoint_every)
-        _multiple(
-            "the shorter of validate_every and checkpoint_every",
-            small,
-            "steps_per_execution",
-            training.steps_per_execution,
-        )
+        name = "the shorter of validate_every and checkpoint_every"
+        _multiple(name, small, "steps_per_execution", training.steps_per_execution)
         if self.schedule.kind != "constant" and self.schedule.warmup_steps >= training.steps:
             raise ValueError(
                 f"found schedule.warmup_steps {self.schedule.warmup_steps}, expected fewer than the "
@@ -275,13 +271,11 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"found the key {key!r}, expected a name", key_node.start_mark
-                )
+                fault = f"found the key {key!r}, expected a name"
+                raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
             if key in keys:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"found the key {key!r} twice", key_node.start_mark
-                )
+                fault = f"found the key {key!r} twice"
+                raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
             keys.add(key)
         return super().construct_mapping(node, deep)
 

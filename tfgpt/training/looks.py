@@ -1,7 +1,10 @@
 """What TensorBoard shows of a model in training: a text it writes and where it attends."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
+
+from tfgpt.errors import InputError
+from tfgpt.generation.options import GenerationOptions
+from tfgpt.models.inspect import attention_maps
 
 
 def sample_look(tokenizer, prompt: str, num_tokens: int, seed: int = 0) -> Callable | None:
@@ -9,9 +12,6 @@ def sample_look(tokenizer, prompt: str, num_tokens: int, seed: int = 0) -> Calla
 
     None where the prompt cannot be encoded or no tokens are asked for.
     """
-    from tfgpt.errors import InputError
-    from tfgpt.generation.options import GenerationOptions
-
     try:
         prompt_ids = tokenizer.encode(prompt)
     except InputError:
@@ -30,10 +30,8 @@ def sample_look(tokenizer, prompt: str, num_tokens: int, seed: int = 0) -> Calla
 
 def attention_look(corpus, context_length: int, num_layers: int, num_tokens: int = 32) -> Callable | None:
     """`attention(model) -> list over layers of [batch, heads, query, key]` on the first validation tokens."""
-    if not num_layers or find_spec("tfgpt.models.inspect") is None:
+    if not num_layers:
         return None
-    from tfgpt.models.inspect import attention_maps
-
     length = min(num_tokens, context_length, corpus.validation.num_tokens)
     token_ids = corpus.validation.window(0, length)[None, :]  # [1, length]
     return lambda model: attention_maps(model, token_ids)
