@@ -95,3 +95,89 @@ def test_a_file_in_the_place_of_a_directory_is_refused_and_kept(tmp_path):
     with pytest.raises(InputError, match="is a file"), replacing_directory(tmp_path / "model"):
         pass
     assert (tmp_path / "model").read_text() == "mine"
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to("disk")
+    with replacing_directory(tmp_path / "model") as temporary:
+        (temporary / "new").touch()
+    assert (tmp_path / "model").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["disk", "model"]
+
+
+def test_a_kept_link_to_a_directory_stays_a_link(tmp_path):
+    (tmp_path / "huge").mkdir()
+    (tmp_path / "huge" / "file").write_text("mine")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "data").symlink_to("../huge")
+    with replacing_directory(tmp_path / "model", keep=lambda entry: True) as temporary:
+        (temporary / "new").touch()
+    assert (tmp_path / "model" / "data").is_symlink()
+    assert (tmp_path / "model" / "data" / "file").read_text() == "mine"
+
+
+def test_the_current_directory_stays_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("keep", "drop", "both"):
+        (tmp_path / name).write_text("old")
+    with replacing_directory(".", keep=lambda entry: entry.name != "drop") as temporary:
+        (temporary / "both").write_text("new")
+        (temporary / "sub").mkdir()
+    assert sorted(os.listdir(".")) == ["both", "keep", "sub"]
+    assert (tmp_path / "both").read_text() == "new"
+
+
+def test_what_is_somebody_elses_is_refused_before_and_after(tmp_path):
+    path = tmp_path / "train"
+    with replacing_directory(path, owned=("index.json", "tokens-*.bin")) as temporary:
+        (temporary / "tokens-00000.bin").touch()
+    with replacing_directory(path, owned=("index.json", "tokens-*.bin")) as temporary:
+        (temporary / "index.json").touch()
+    with (
+        pytest.raises(InputError, match=r"found thesis.txt in .*/train, expected a new or empty"),
+        replacing_directory(path, owned=("index.json", "tokens-*.bin")),
+    ):
+        (path / "thesis.txt").write_text("mine")
+    assert sorted(os.listdir(path)) == ["index.json", "thesis.txt"]
+    with (
+        pytest.raises(InputError, match=r"found thesis.txt"),
+        replacing_directory(path, owned=("index.json",)),
+    ):
+        pytest.fail("the block runs")
+    assert os.listdir(tmp_path) == ["train"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path, python):
+    """A child dies within both managers; another, in this process, is still at work."""
+    code = f"""
+import os
+from tfgpt.files import replacing_directory, replacing_file
+os.chdir({str(tmp_path)!r})
+with replacing_directory("model") as directory, replacing_file("a.json"):
+    (directory / "file").touch()
+    os._exit(0)
+"""
+    python(code)
+    left = sorted(os.listdir(tmp_path))
+    assert len(left) == 2 and all(name.endswith(".part") for name in left)
+    with replacing_directory(tmp_path / "model") as first, replacing_file(tmp_path / "a.json") as second:
+        (first / "file").touch()
+        assert len(os.listdir(tmp_path)) == 2 and not set(left) & set(os.listdir(tmp_path))
+        python(code)
+        assert first.exists() and second.exists()
+    assert sorted(name for name in os.listdir(tmp_path) if name.endswith(".part")) != []
+    write_json(tmp_path / "a.json", 1)
+    with replacing_directory(tmp_path / "model"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "model"]
+
+
+def test_an_old_directory_that_a_crash_left_alone_is_put_back(tmp_path):
+    (tmp_path / ".model.old").mkdir()
+    (tmp_path / ".model.old" / "mine").write_text("kept")
+    with replacing_directory(tmp_path / "model", keep=lambda entry: True) as temporary:
+        (temporary / "new").touch()
+    assert sorted(os.listdir(tmp_path / "model")) == ["mine", "new"]
+    assert os.listdir(tmp_path) == ["model"]

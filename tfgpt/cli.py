@@ -1,11 +1,13 @@
 """The command line: finds the command, and turns errors into one line and an exit code.
 
 Exit codes: 0 success; 2 wrong use (one line: what was found, what was expected, what to do); 1 a failure
-while running; 130 interrupted.
+while running; 130 interrupted; 141 the reader of standard output has gone.
 """
 
 import argparse
+import contextlib
 import os
+import re
 import sys
 from importlib import import_module
 
@@ -21,40 +23,52 @@ COMMANDS = {
     "convert": "a published checkpoint -> a model directory",
 }
 
+# What a wrong path raises; other OSErrors (a full disk) are failures while running.
+PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    # TensorFlow greets with its build flags; what it really has to say comes as an exception.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    _write_any_character()
     try:
-        return import_module(f"tfgpt.commands.{arguments.command}").run(arguments) or 0
-    except InputError as error:
-        return _complain(error, 2)
-    except (
-        FileNotFoundError,
-        FileExistsError,
-        NotADirectoryError,
-        IsADirectoryError,
-        PermissionError,
-    ) as error:
-        return _complain(f"{error.filename or ''}: {error.strerror}: check the path".lstrip(": "), 2)
+        arguments = build_parser().parse_args(argv)
+        code = import_module(f"tfgpt.commands.{arguments.command}").run(arguments) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone is no traceback
+        return code
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from here", 130)
+        return _complain("interrupted; the same command goes on from here, or starts anew", 130)
     except BrokenPipeError:
         # The reader has gone (`tfgpt generate ... | head`); Python must not complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (RuntimeError, FloatingPointError) as error:
+        _give_up_standard_output()
+        return 141
+    except Exception as error:  # whatever a library raises, a user reads one line
         if os.environ.get("TFGPT_TRACEBACK"):
             raise
-        return _complain(f"{error} (TFGPT_TRACEBACK=1 shows where)", 1)
+        return _complain(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One line about an error, and the exit code that it deserves."""
+    # Keras writes the arguments of the layer around a message; the error before has the message alone.
+    while "Exception encountered when calling" in str(error) and error.__context__ is not None:
+        error = error.__context__
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, PATH_ERRORS) and error.filename is not None:
+        return f"found {os.fsdecode(error.filename)}: {error.strerror}; check the path", 2
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}{error.strerror}", 1
+    if isinstance(error, MemoryError):
+        return "out of memory: take a smaller model, batch or context", 1
+    text = str(error) if isinstance(error, RuntimeError | FloatingPointError) else ""
+    return f"{text or f'{type(error).__name__}: {error}'} (TFGPT_TRACEBACK=1 shows where)", 1
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each command's module states its own arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tfgpt",
         description="Train a GPT in Keras, ship it anywhere.",
         epilog="`tfgpt COMMAND --help` explains a command.",
@@ -67,7 +81,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complain(error, code: int) -> int:
-    message = " ".join(str(error).split())
-    print(f"tfgpt: {message}", file=sys.stderr)
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are wrong input like any other: one line."""
+
+    def error(self, message: str):
+        raise InputError(f"{message}; `{self.prog} --help` shows what is expected")
+
+
+def _complain(message: str, code: int) -> int:
+    # On one line, and without the escape codes that libraries colour their messages with.
+    message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).split())
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is closed
+        print(f"tfgpt: {message}", file=sys.stderr)
     return code
+
+
+def _write_any_character() -> None:
+    """Text that the terminal's encoding lacks is escaped: no reason to stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up_standard_output() -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it has no file descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

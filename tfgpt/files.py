@@ -1,13 +1,19 @@
 """Writing so that nothing is ever half-written: beside, then rename. Loads no TensorFlow."""
 
 import contextlib
+import fnmatch
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tfgpt.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: what a killed process leaves stays until somebody deletes it
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -18,13 +24,15 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent, path.name)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     # mkstemp makes files private; a model that is shipped should have the ordinary permissions.
     os.chmod(name, 0o666 & ~_umask())
     temporary = Path(name)
     try:
-        yield temporary
+        with _in_use(temporary):
+            yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,40 +40,51 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_directory(
-    path: str | os.PathLike, keep: Callable[[Path], bool] | None = None
+    path: str | os.PathLike,
+    keep: Callable[[Path], bool] | None = None,
+    owned: Sequence[str] | None = None,
 ) -> Iterator[Path]:
     """Yields an empty temporary directory beside `path`; on success it takes the place of `path`.
 
-    Entries of an existing directory for which `keep(entry)` is true are copied over, unless the new directory
-    has its own of that name.
+    Entries of an existing directory for which `keep(entry)` is true come along, as hard links where the file
+    system has them, unless the new directory has its own of that name. A symbolic link is followed.
 
     An existing directory at `path` is moved aside first and removed only after the new one stands, so a
-    crash at any point leaves the old directory, the new one, or the old one under its `.old` name.
+    crash at any point leaves the old directory, the new one, or the old one under its `.old` name, which the
+    next call puts back. A directory that cannot be moved (the current one, a mount point, one in a parent
+    that cannot be written) gets the new entries one after the other instead.
+
+    Args:
+        path: the directory to make or to replace.
+        keep: which entries of an existing one stay; none by default.
+        owned: patterns of names; an existing directory with any other entry is somebody else's and refused.
 
     Raises:
-        InputError: `path` is a file.
+        InputError: `path` is a file, or holds what is not `owned`.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: expected a directory, or a name that is free")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    old = path.with_name(f".{path.name}.old")
+    if old.is_dir() and not path.exists():
+        os.replace(old, path)
+    _check_owned(path, owned)
+    is_fixed = path.is_dir() and _is_fixed(path)
+    place = path if is_fixed else path.parent
+    _remove_leftovers(place, path.name)
+    temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}.", suffix=".part"))
     os.chmod(temporary, 0o777 & ~_umask())
     try:
-        yield temporary
-        if keep is not None and path.is_dir():
-            _copy_kept(path, temporary, keep)
-        old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        with _in_use(temporary):
+            yield temporary
+            _check_owned(path, owned)
+            if is_fixed:
+                _replace_entries(path, temporary, keep)
+            else:
+                if keep is not None and path.is_dir():
+                    _link_kept(path, temporary, keep)
+                _swap(path, temporary, old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,14 +102,106 @@ def write_json(path: str | os.PathLike, value, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
-def _copy_kept(old: Path, new: Path, keep: Callable[[Path], bool]) -> None:
+def _check_owned(path: Path, owned: Sequence[str] | None) -> None:
+    if owned is None or not path.is_dir():
+        return
+    for entry in sorted(path.iterdir()):
+        if not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in (*owned, ".*.part")):
+            raise InputError(
+                f"found {entry.name} in {path}, expected a new or empty directory, or one that holds nothing "
+                f"but {', '.join(owned)}; name another directory, or move it away"
+            )
+
+
+def _is_fixed(path: Path) -> bool:
+    current = Path(os.path.realpath(os.curdir))
+    return (
+        path == current or path in current.parents or path.is_mount() or not os.access(path.parent, os.W_OK)
+    )
+
+
+def _swap(path: Path, new: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace_entries(path: Path, new: Path, keep: Callable[[Path], bool] | None) -> None:
+    """New entries take the place of old ones, which go into a directory within `new`, deleted in the end."""
+    entries = sorted(new.iterdir())
+    aside = Path(tempfile.mkdtemp(dir=new))
+    wins = {entry.name for entry in entries}
+    for entry in sorted(path.iterdir()):
+        if entry != new and (entry.name in wins or keep is None or not keep(entry)):
+            os.replace(entry, aside / entry.name)
+    for entry in entries:
+        os.replace(entry, path / entry.name)
+
+
+def _link_kept(old: Path, new: Path, keep: Callable[[Path], bool]) -> None:
     for entry in old.iterdir():
-        if (new / entry.name).exists() or not keep(entry):
+        if os.path.lexists(new / entry.name) or not keep(entry):
             continue
-        if entry.is_dir():
-            shutil.copytree(entry, new / entry.name, symlinks=True)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link_or_copy)
         else:
-            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
+            _link_or_copy(entry, new / entry.name)
+
+
+def _link_or_copy(source, target, *, follow_symlinks: bool = False) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _in_use(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, so that others can tell work from what a killed one left."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        _lock(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process has it, or the file system knows no locks
+        return False
+    return True
+
+
+def _remove_leftovers(directory: Path, name: str) -> None:
+    """Deletes the temporary files and directories for `name` whose process has died."""
+    prefix, suffix = f".{name}.", ".part"
+    for entry in list(directory.iterdir()) if os.access(directory, os.R_OK | os.W_OK) else ():
+        middle = entry.name[len(prefix) : -len(suffix)]
+        is_ours = entry.name.startswith(prefix) and entry.name.endswith(suffix)
+        # What tempfile puts between them has no dot; a longer name is that of another file.
+        if not is_ours or not middle or "." in middle or entry.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(entry, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+            finally:
+                os.close(handle)
 
 
 def _umask() -> int:

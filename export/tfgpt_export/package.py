@@ -9,8 +9,11 @@ from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, copy_token
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.files import write_json, write_text
+from tfgpt.tokenizers.loading import check_vocabulary, load_tokenizer
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page
+
+CHECKSUMS = "SHA256SUMS"
 
 
 def check_directories(model_dir: Path, export_dir: Path) -> None:
@@ -24,23 +27,25 @@ def check_directories(model_dir: Path, export_dir: Path) -> None:
     inside = model_dir.resolve()
     if inside == export_dir.resolve() or export_dir.resolve() in inside.parents:
         raise InputError(f"{export_dir} holds the model itself: name another directory for the export")
-    is_export = (export_dir / "onnx").is_dir() or (export_dir / "saved_model").is_dir()
-    if export_dir.is_dir() and any(export_dir.iterdir()) and not is_export:
-        raise InputError(f"{export_dir} exists and is not an export: name an empty or a new directory")
+    if export_dir.is_dir() and (foreign := _not_of_an_export(export_dir)):
+        raise InputError(
+            f"found {foreign[0].relative_to(export_dir)} in {export_dir}, which no export wrote: expected a "
+            "new or empty directory, or an export and nothing else; name another directory, or move it away"
+        )
+
+
+def _not_of_an_export(directory: Path) -> list[Path]:
+    """The files in it that the checksums of an earlier export do not list: somebody else's."""
+    sums = directory / CHECKSUMS
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    own = {directory / line.partition("  ")[2] for line in lines} | ({sums} if lines else set())
+    return [path for path in sorted(directory.rglob("*")) if path not in own and not path.is_dir()]
 
 
 def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
-    """Refuses a tokenizer that makes ids which the model has no embedding for."""
-    path = model_dir / "tokenizer.json"
-    if not path.exists():
-        return
-    vocabulary = read_json(path).get("model", {}).get("vocab", {})
-    largest = max(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)), default=-1)
-    if largest >= config.vocabulary_size:
-        raise InputError(
-            f"{path} has the token id {largest}, but the model's vocabulary has {config.vocabulary_size}: "
-            "the tokenizer belongs to another model"
-        )
+    """Refuses a tokenizer that is damaged, or makes ids which the model has no embedding for."""
+    if (model_dir / "tokenizer.json").exists():
+        check_vocabulary(load_tokenizer(model_dir), config.vocabulary_size, model_dir)
 
 
 def package_stage(artifact: Artifact) -> Artifact:
@@ -97,7 +102,7 @@ def write_reports(artifact: Artifact) -> None:
     write_json(artifact.output / "verification.json", report)
     write_text(artifact.output / "verification.md", verification_page(report, _sizes(artifact)))
     lines = [f"{_sha256(path)}  {path.relative_to(artifact.output)}" for path in _files(artifact.output)]
-    write_text(artifact.output / "SHA256SUMS", "\n".join(lines) + "\n")
+    write_text(artifact.output / CHECKSUMS, "\n".join(lines) + "\n")
 
 
 def _sizes(artifact: Artifact) -> dict[str, int]:

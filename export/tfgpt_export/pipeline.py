@@ -56,7 +56,7 @@ def export(
         VerificationError: an artifact differs from Keras; the message names the first tensor that does.
     """
     recipe = ExportRecipe(precisions=tuple(precisions), **options)
-    model_dir, export_dir = Path(model_dir), Path(os.path.abspath(export_dir))
+    model_dir, export_dir = Path(model_dir).expanduser(), Path(export_dir).expanduser().resolve()
     family, config = read_model_config(model_dir)
     check_config(config)
     packaging.check_directories(model_dir, export_dir)

@@ -29,6 +29,8 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: expected a model directory with a {Path(path).name}") from None
+    except NotADirectoryError:
+        raise InputError(f"{Path(path).parent} is a file: expected a model directory") from None
     except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON ({error}): restore or download it again") from None
     if not isinstance(values, dict):

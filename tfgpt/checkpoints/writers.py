@@ -7,6 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tfgpt.checkpoints.readers import INDEX_FILE, SINGLE_FILE
+from tfgpt.errors import InputError
 from tfgpt.files import write_json
 
 # transformers writes this and refuses files that lack it.
@@ -19,6 +20,8 @@ def write_tensors(tensors: Iterable[tuple[str, np.ndarray]], directory: Path, ma
     One file is called `model.safetensors`; several come with `model.safetensors.index.json`. Memory holds one
     shard at a time.
     """
+    if max_shard_size < 1:
+        raise InputError(f"found max_shard_size={max_shard_size}, expected a number of bytes of at least 1")
     shards: list[list[str]] = []
     held: dict[str, np.ndarray] = {}
     total = size = 0

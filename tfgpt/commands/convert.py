@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tfgpt.errors import InputError
+from tfgpt.files import replacing_directory
 
 
 def add_arguments(parser) -> None:
@@ -20,15 +21,19 @@ def run(arguments) -> int:
     from tfgpt.checkpoints.hub import resolve
 
     source = resolve(arguments.source, arguments.revision)
-    target = Path(arguments.model_dir)
+    target = Path(arguments.model_dir).expanduser()
     if target.exists() and target.resolve() == source.resolve():
         raise InputError(f"{target} is the source itself: name another directory")
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target} exists and is not empty: name an empty or a new directory")
+    from tfgpt.commands.backend import load_keras
+
+    load_keras()
     from tfgpt.models.causal_lm import CausalLM
 
     model = CausalLM.from_pretrained(source)
-    model.save_pretrained(target, max_shard_size=arguments.max_shard_size)
-    copy_tokenizer(source, target)
+    with replacing_directory(target) as temporary:
+        model.save_pretrained(temporary, max_shard_size=arguments.max_shard_size)
+        copy_tokenizer(source, temporary)
     print(f"{model.count_params():,} parameters of family {model.config.family} in {target}", file=sys.stderr)
     return 0

@@ -1,9 +1,9 @@
 """`tfgpt evaluate`: loss, perplexity and bits per byte, every token predicted once."""
 
-import json
 import tempfile
 from pathlib import Path
 
+from tfgpt.commands.output import print_json
 from tfgpt.commands.train import spell_score
 from tfgpt.errors import InputError
 
@@ -24,7 +24,8 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> int:
     """Evaluates a recipe's model on its validation text, or any model on a text."""
-    if Path(arguments.source).suffix in (".yaml", ".yml"):
+    arguments.source = Path(arguments.source).expanduser()
+    if arguments.source.suffix in (".yaml", ".yml"):
         if arguments.corpus:
             raise InputError(
                 "--corpus goes with a model directory: a recipe has a validation text of its own"
@@ -34,7 +35,10 @@ def run(arguments) -> int:
         if not arguments.corpus:
             raise InputError("found no --corpus, expected a text to evaluate on; name a file or a directory")
         score = _of_directory(arguments)
-    print(json.dumps(score.as_dict()) if arguments.json else spell_score(score.as_dict()))
+    if arguments.json:
+        print_json(score.as_dict())
+    else:
+        print(spell_score(score.as_dict()))
     return 0
 
 
@@ -51,12 +55,14 @@ def _of_recipe(arguments):
 
 
 def _of_directory(arguments):
+    from tfgpt.checkpoints.directory import read_model_config
     from tfgpt.data.cleaning import CleaningOptions, CleaningReport, clean_documents
     from tfgpt.data.packing import write_shards
     from tfgpt.data.text import read_documents
-    from tfgpt.tokenizers.loading import load_tokenizer
+    from tfgpt.tokenizers.loading import check_vocabulary, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.source)
+    check_vocabulary(tokenizer, read_model_config(arguments.source)[1].vocabulary_size, arguments.source)
     report = CleaningReport()
     documents = list(clean_documents(read_documents(arguments.corpus), CleaningOptions(), report))
     if not documents:
@@ -67,16 +73,14 @@ def _of_directory(arguments):
 
 
 def _score(model_dir: Path, shards, arguments):
+    from tfgpt.commands.backend import load_keras
+
+    load_keras("evaluation")
     from tfgpt.data.dataset import evaluation_dataset
     from tfgpt.evaluation.perplexity import evaluate
     from tfgpt.models.causal_lm import CausalLM
 
     model = CausalLM.from_pretrained(model_dir)
-    if shards.vocabulary_size > model.config.vocabulary_size:
-        raise InputError(
-            f"the tokenizer has {shards.vocabulary_size} tokens, but the model's vocabulary has "
-            f"{model.config.vocabulary_size}: they do not belong together"
-        )
     length = arguments.context_length or model.config.context_length
     if length > model.config.context_length:
         raise InputError(

@@ -3,6 +3,8 @@
 import json
 import sys
 
+from tfgpt.commands.output import print_json
+
 
 def add_arguments(parser) -> None:
     """The arguments of the command."""
@@ -17,6 +19,9 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> int:
     """Exports, showing each stage on stderr, and prints the verification."""
+    from tfgpt.commands.backend import load_keras
+
+    load_keras("exporting")
     from tfgpt_export import export
 
     artifact = export(
@@ -30,7 +35,10 @@ def run(arguments) -> int:
     )
     name = "verification.json" if arguments.json else "verification.md"
     text = (artifact.output / name).read_text(encoding="utf-8")
-    print(json.dumps(json.loads(text)) if arguments.json else text, end="\n" if arguments.json else "")
+    if arguments.json:
+        print_json(json.loads(text))
+    else:
+        print(text, end="")
     return 0
 
 

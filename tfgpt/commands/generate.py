@@ -1,9 +1,8 @@
 """`tfgpt generate`: continue prompts with a model directory (Keras) or an export (onnxruntime alone)."""
 
-import json
-import sys
 from pathlib import Path
 
+from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
 
 
@@ -25,7 +24,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--precision", help="of an export: fp32 or int8; by default the first that is there")
     parser.add_argument("--threads", type=int, help="of onnxruntime; by default all cores")
-    parser.add_argument("--json", action="store_true", help="one JSON object per prompt instead of text")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
 
 
 def run(arguments) -> int:
@@ -44,22 +43,21 @@ def run(arguments) -> int:
     )
     generate = _generator(arguments)
     streaming = len(arguments.prompts) == 1 and not arguments.json
-    if streaming:
-        print(arguments.prompts[0], end="", flush=True)
-    results = generate(arguments.prompts, options, _write if streaming else None)
-    if streaming:
+    results = generate(arguments.prompts, options, _Stream(arguments.prompts[0]) if streaming else None)
+    answered = list(zip(arguments.prompts, results, strict=True))
+    if arguments.json:
+        print_json([_to_dict(prompt, result) for prompt, result in answered])
+    elif streaming:
         print()
-    for prompt, result in zip(arguments.prompts, results, strict=True):
-        if arguments.json:
-            print(json.dumps(_to_dict(prompt, result), ensure_ascii=False))
-        elif not streaming:
+    else:
+        for prompt, result in answered:
             print(f"{prompt}{result.text}\n{'-' * 20}")
     return 0
 
 
 def _generator(arguments):
     """The `generate(prompts, options, on_token)` of whatever the directory holds."""
-    directory = Path(arguments.directory)
+    directory = Path(arguments.directory).expanduser()
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory: expected a model directory or an export")
     if (directory / "onnx").is_dir():
@@ -82,9 +80,14 @@ def _open_export(directory: Path, arguments):
 
 
 def _open_model(directory: Path):
-    from tfgpt.tokenizers.loading import load_tokenizer
+    from tfgpt.checkpoints.directory import read_model_config
+    from tfgpt.tokenizers.loading import check_vocabulary, load_tokenizer
 
     tokenizer = load_tokenizer(directory)
+    check_vocabulary(tokenizer, read_model_config(directory)[1].vocabulary_size, directory)
+    from tfgpt.commands.backend import load_keras
+
+    load_keras()
     from tfgpt.models.causal_lm import CausalLM
 
     model = CausalLM.from_pretrained(directory)
@@ -95,9 +98,15 @@ def _open_model(directory: Path):
     return generate
 
 
-def _write(row: int, token_id: int, text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+class _Stream:
+    """Writes a prompt, once it has turned out to be a possible one, and its continuation as it comes."""
+
+    def __init__(self, prompt: str):
+        self.unwritten = prompt
+
+    def __call__(self, row: int, token_id: int, text: str) -> None:
+        print(self.unwritten + text, end="", flush=True)
+        self.unwritten = ""
 
 
 def _to_dict(prompt: str, result) -> dict:

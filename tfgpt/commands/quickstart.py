@@ -20,6 +20,9 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> int:
     """Runs, or goes on with, the job."""
+    from tfgpt.commands.backend import load_keras
+
+    load_keras("the quickstart")
     from tfgpt.quickstart.job import quickstart
 
     quickstart(arguments.output, arguments.corpus, arguments.budget, as_json=arguments.json)

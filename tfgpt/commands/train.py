@@ -1,6 +1,6 @@
 """`tfgpt train`: a recipe becomes a model directory."""
 
-import json
+from tfgpt.commands.output import print_json
 
 
 def add_arguments(parser) -> None:
@@ -22,11 +22,14 @@ def run(arguments) -> int:
     from tfgpt.recipes import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    from tfgpt.commands.backend import load_keras
+
+    load_keras("training")
     from tfgpt.training.fit import train
 
     result = train(recipe)
     if arguments.json:
-        print(json.dumps({"model": str(result.model_directory), **result.metrics}))
+        print_json({"model": str(result.model_directory), **result.metrics})
     else:
         validation = result.metrics["validation"]
         print(f"validation {spell_score(validation)}, at step {result.metrics['best_step']}")

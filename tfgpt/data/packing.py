@@ -24,6 +24,7 @@ from tfgpt.tokenizers.base import Tokenizer
 
 SHARD_TOKENS = 2**26  # 128 MB of uint16 a file
 BATCH_BYTES = 2**22  # text handed to the tokenizer's threads at once; each byte costs them some 30 of memory
+SHARD_FILES = (INDEX_NAME, DOCUMENT_STARTS_NAME, DOCUMENT_NAMES_NAME, "tokens-*.bin")
 PIECE_CHARACTERS = 2**15  # one thread's portion: small, so that one long document keeps all cores busy
 
 # Between these two characters every GPT regular expression cuts (GPT-2's, and those of the tiktoken family):
@@ -113,7 +114,7 @@ def write_shards(
     reused = reusable_shards(directory, tokenizer, inputs_fingerprint)
     if reused is not None:
         return reused
-    with replacing_directory(directory) as temporary:
+    with replacing_directory(directory, owned=SHARD_FILES) as temporary:
         writer = _ShardWriter(temporary, token_dtype(tokenizer.vocabulary_size), shard_tokens)
         names, starts, num_bytes = [], [], 0
         end = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]

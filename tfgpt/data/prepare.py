@@ -27,6 +27,7 @@ from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
 from tfgpt.tokenizers.loading import load_tokenizer
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 VERSION = 1  # part of the fingerprint: raise it when the same inputs give other shards
 
 
@@ -89,7 +90,7 @@ def prepare_corpus(
     """
     directory, options = Path(directory), options or CorpusOptions()
     progress = progress or (lambda stage, done, total: None)
-    files = standard_library_files() if source is None else corpus_files(source)
+    files = standard_library_files() if source is None else _not_within(directory, corpus_files(source))
     files = select_files(files, options.max_bytes)
     inputs = inputs_fingerprint(files, options, tokenizer)
     if (_read_json(directory / "report.json") or {}).get("inputs_fingerprint") == inputs:
@@ -120,6 +121,12 @@ def prepare_corpus(
     return PreparedCorpus(directory, tokenizer, shards["train"], shards["validation"], report)
 
 
+def _not_within(directory: Path, files: Sequence[CorpusFile]) -> list[CorpusFile]:
+    """Where the output lies within the corpus, what was written there is no text of it."""
+    root = directory.resolve()
+    return [file for file in files if root not in file.path.resolve().parents]
+
+
 def inputs_fingerprint(
     files: Sequence[CorpusFile], options: CorpusOptions, tokenizer: Tokenizer | None
 ) -> str:
@@ -144,7 +151,7 @@ def _stored_tokenizer(
         except InputError:
             pass  # damaged since: stored again
     tokenizer = given or _learned_tokenizer(corpus, progress)
-    with replacing_directory(directory) as temporary:
+    with replacing_directory(directory, owned=(*TOKENIZER_FILES, "inputs.json")) as temporary:
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "inputs.json", {"inputs_fingerprint": inputs})
     return tokenizer

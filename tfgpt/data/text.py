@@ -81,7 +81,7 @@ def corpus_files(path: str | os.PathLike, suffixes: Sequence[str] = TEXT_SUFFIXE
     Raises:
         InputError: nothing at `path`, or a directory without such files.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_file():
         return [CorpusFile(path.name, path)]
     if not path.is_dir():

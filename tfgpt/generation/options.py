@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 
 from tfgpt.errors import InputError
 
-# Below this, logits / temperature leaves float32's range; 0 means greedy.
+# Outside of these, logits / temperature or the temperature itself leaves float32's range; 0 means greedy.
 SMALLEST_TEMPERATURE = 1e-6
+LARGEST_TEMPERATURE = 1e30
 LARGEST_SEED = 2**64 - 1
 
 
@@ -53,11 +54,11 @@ class GenerationOptions:
             "top_k", self.top_k, _is_integer, 0, math.inf, "an integer of at least 0 (0 keeps every token)"
         )
         if not _is_number(self.temperature) or (
-            self.temperature != 0 and not SMALLEST_TEMPERATURE <= self.temperature < math.inf
+            self.temperature != 0 and not SMALLEST_TEMPERATURE <= self.temperature <= LARGEST_TEMPERATURE
         ):
             raise InputError(
-                f"found temperature={self.temperature!r}, expected 0 (greedy) or a finite number of at least "
-                f"{SMALLEST_TEMPERATURE}; use 0 for the most probable token"
+                f"found temperature={self.temperature!r}, expected 0 (greedy) or a number from "
+                f"{SMALLEST_TEMPERATURE} to {LARGEST_TEMPERATURE:g}; use 0 for the most probable token"
             )
         if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
             raise InputError(

@@ -1,6 +1,7 @@
 """The language model: the decoder and its head, as a Keras model."""
 
 import os
+import re
 from pathlib import Path
 
 import keras
@@ -182,4 +183,4 @@ def _reader_of(variable: keras.Variable):
 
 def _keeps_beside_weights(path: Path) -> bool:
     """Whether a file of an older directory still belongs beside new weights."""
-    return not path.name.endswith((".safetensors", ".safetensors.index.json"))
+    return not re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", path.name)

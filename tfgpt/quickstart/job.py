@@ -15,8 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from tfgpt.checkpoints.directory import read_json
-from tfgpt.errors import InputError
+from tfgpt.checkpoints.directory import read_json, read_model_config
 from tfgpt.files import write_json
 from tfgpt.quickstart import page
 
@@ -42,7 +41,7 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
     Raises:
         InputError: no usable text, or `output` holds another job.
     """
-    output = Path(output)
+    output = Path(output).expanduser()
     show = page.Page(quiet=as_json)
     results = {"budget": budget, "corpus": corpus or "Python's standard library", "seconds": {}}
     with _timed(results, "training", show, "1/4  Corpus and training"):
@@ -132,18 +131,22 @@ def _export(output: Path, result) -> dict:
         export(
             result.model_directory,
             target,
-            verification_tokens=_windows(result.corpus.validation, result.metrics),
+            verification_tokens=_windows(result.corpus.validation, _context_length(result.model_directory)),
             progress=show_stage,
         )
         write_json(marker, key)
     return read_json(target / "verification.json")
 
 
-def _windows(validation, metrics):
+def _context_length(model_directory: Path) -> int:
+    return read_model_config(model_directory)[1].context_length
+
+
+def _windows(validation, context_length: int):
     """int `[rows, length]` spread over the validation text."""
     import numpy as np
 
-    length = min(128, validation.num_tokens)
+    length = min(128, context_length, validation.num_tokens)
     last = max(0, validation.num_tokens - length)
     starts = np.unique(np.linspace(0, last, VERIFICATION_WINDOWS).astype(int))
     return np.stack([validation.window(int(start), length) for start in starts])
@@ -167,10 +170,12 @@ def _generate(export_dir: Path, prompts: list[str]) -> list[dict]:
     )
     options = ["--max-new-tokens", str(NEW_TOKENS), "--temperature", "0.6", "--top-k", "40", "--json"]
     command = [sys.executable, "-c", code, "generate", *options, "--", str(export_dir), *prompts]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONUTF8": "1"})
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment)
     if done.returncode:
-        raise InputError(f"generation failed: {done.stderr.strip().splitlines()[-1]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"generation failed: {reason.removeprefix('tfgpt: ')}")
+    return json.loads(done.stdout)
 
 
 class _timed:

@@ -56,6 +56,7 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
     model_path = _model_path(directory, precision)
     config = _read_object(directory / "config.json")
     genai = _read_object(directory / "genai_config.json", optional=True).get("model", {})
+    genai = genai if isinstance(genai, dict) else {}
     generation = _read_object(directory / "generation_config.json", optional=True)
     if generation.get("eos_token_id") is None:
         # Newer files keep it in generation_config.json, older ones in config.json.
@@ -66,7 +67,7 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
         model_path=model_path,
         context_length=_context_length(directory, config, genai),
         vocabulary_size=_positive(directory / "config.json", config, "vocab_size"),
-        default_options=GenerationOptions.from_generation_config(generation),
+        default_options=_default_options(directory, generation),
     )
 
 
@@ -101,12 +102,20 @@ def _read_object(path: Path, optional: bool = False) -> dict:
     return value
 
 
+def _default_options(directory: Path, generation: dict) -> GenerationOptions:
+    try:
+        return GenerationOptions.from_generation_config(generation)
+    except InputError as error:
+        raise InputError(f"{error} (in {directory / 'generation_config.json'})") from None
+
+
 def _context_length(directory: Path, config: dict, genai: dict) -> int:
-    for key in CONTEXT_LENGTH_KEYS:
-        if key in config:
-            return _positive(directory / "config.json", config, key)
-    if "context_length" in genai:
-        return _positive(directory / "genai_config.json", genai, "context_length")
+    stated = [_positive(directory / "config.json", config, key) for key in CONTEXT_LENGTH_KEYS]
+    stated.append(_positive(directory / "genai_config.json", genai, "context_length"))
+    lengths = [length for length in stated if length is not None]
+    if lengths:
+        # The graph has embeddings for the shortest; a longer one was written into a file by hand.
+        return min(lengths)
     raise InputError(
         f"found no context length in {directory / 'config.json'}, expected one of the keys "
         f"{', '.join(CONTEXT_LENGTH_KEYS)}; export the model again"

@@ -21,6 +21,8 @@ from tfgpt.errors import InputError
 
 SHARED_CACHE = "tfgpt.shared_cache"
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+# More than that help no graph, and each takes memory: a typing error must not take the machine down.
+_MOST_THREADS = 256
 _TOKEN_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -48,15 +50,20 @@ def load_graph(path: Path, num_threads: int | None = None) -> CacheGraph:
             processes want the cores too, ask for fewer.
 
     Raises:
-        InputError: no graph, or not one with the inputs and outputs above.
+        InputError: no graph, or not one with the inputs and outputs above; an impossible number of threads.
     """
+    most = max(_MOST_THREADS, _num_cores())
+    if num_threads is not None and not 1 <= num_threads <= most:
+        raise InputError(
+            f"found {num_threads} threads, expected 1 to {most}; leave it out to take one for each core"
+        )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = num_threads or _num_cores()
     options.inter_op_num_threads = 1
     # Each step has a mask of another shape: a memory plan for each would be made and never used again.
     options.enable_mem_pattern = False
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class of their own

@@ -91,8 +91,7 @@ def _check_vocabularies(export: ExportDirectory, graph: CacheGraph, tokenizer) -
             f"found a graph with {graph.vocabulary_size} tokens in {export.model_path}, expected "
             f"{export.vocabulary_size} as in config.json; export the model again"
         )
-    if tokenizer is not None and tokenizer.vocabulary_size > graph.vocabulary_size:
-        raise InputError(
-            f"found a tokenizer with {tokenizer.vocabulary_size} tokens in {export.directory}, expected at "
-            f"most the {graph.vocabulary_size} of the model; use the tokenizer it was trained with"
-        )
+    if tokenizer is not None:
+        from tfgpt.tokenizers.loading import check_vocabulary
+
+        check_vocabulary(tokenizer, graph.vocabulary_size, export.directory)
