@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfgpt", "tfgpt.*"]) + find_packages("export"),
     package_dir={"tfgpt_export": "export/tfgpt_export"},
-    package_data={"tfgpt": ["recipes/*.yaml"]},
+    package_data={"tfgpt.quickstart": ["*.yaml"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15",
@@ -28,6 +28,7 @@ setup(
         "onnx>=1.18",
         "onnxruntime>=1.32",
         "numpy>=2.0",
+        "ml_dtypes>=0.5",
         "tokenizers>=0.22",
         "safetensors>=0.6",
         "huggingface_hub>=1.0",
