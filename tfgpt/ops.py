@@ -209,7 +209,7 @@ def split_heads(qkv, spec: AttentionSpec):
 
 
 def attention_probabilities(query, keys, visible, spec: AttentionSpec):
-    """Softmax of the scaled scores in float32: query `[B, S, H, D]`, keys `[B, K, T, D]` -> `[B, H, S, T]`."""
+    """Softmax of the scores in float32: query `[B, S, H, D]`, keys `[B, K, T, D]` -> `[B, H, S, T]`."""
     length = ops.shape(query)[1]
     # The query is scaled, not the scores: S D products instead of S T.
     query = ops.transpose(ops.multiply(query, ops.cast(spec.scale, query.dtype)), (0, 2, 1, 3))
