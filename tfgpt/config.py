@@ -12,14 +12,14 @@ from typing import Any
 from tfgpt.errors import InputError, nearest
 
 
-class Norm(str, enum.Enum):
+class Norm(enum.StrEnum):
     """Normalisation over the hidden dimension."""
 
     LAYER = "layer"
     RMS = "rms"
 
 
-class Residual(str, enum.Enum):
+class Residual(enum.StrEnum):
     """How attention and MLP are wired to the residual stream (drawn in `tfgpt.layers.block`)."""
 
     PRE_NORM = "pre_norm"
@@ -28,7 +28,7 @@ class Residual(str, enum.Enum):
     PARALLEL_TWO_NORMS = "parallel_two_norms"
 
 
-class Positions(str, enum.Enum):
+class Positions(enum.StrEnum):
     """Where the model learns the order of its tokens from."""
 
     LEARNED = "learned"
@@ -36,14 +36,14 @@ class Positions(str, enum.Enum):
     ROTARY_INTERLEAVED = "rotary_interleaved"
 
 
-class Attention(str, enum.Enum):
+class Attention(enum.StrEnum):
     """What one layer's queries may look at: everything before them, or a band of `window` tokens."""
 
     GLOBAL = "global"
     LOCAL = "local"
 
 
-class Activation(str, enum.Enum):
+class Activation(enum.StrEnum):
     """The nonlinearity of the MLP (Hendrycks and Gimpel 2016, exact or its tanh approximation)."""
 
     GELU = "gelu"

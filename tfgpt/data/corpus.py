@@ -15,7 +15,7 @@ KEEP_BYTES = 2**30  # corpora up to this size stay in memory between the passes;
 Progress = Callable[[str, int, int], None]
 
 
-class TokenizerKind(str, enum.Enum):
+class TokenizerKind(enum.StrEnum):
     """What to learn from the training text."""
 
     BYTE_PAIR = "byte_pair"
