@@ -33,6 +33,11 @@ def test_who_writes(monkeypatch):
         task = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": index}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(task))
         assert is_chief() is chief
+    # Where a process is the chief by name, the first worker writes nothing.
+    cluster = {"chief": ["a:1"], "worker": ["b:1"]}
+    for kind, chief in (("chief", True), ("worker", False)):
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": 0}}))
+        assert is_chief() is chief
     monkeypatch.setenv("TF_CONFIG", "{broken")
     with pytest.raises(InputError, match="JSON"):
         is_chief()

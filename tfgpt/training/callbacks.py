@@ -156,20 +156,17 @@ class EarlyStopping(keras.callbacks.Callback):
 class StopOnNotANumber(keras.callbacks.Callback):
     """Stops a job whose loss is no longer a number, before it is checkpointed; put it first.
 
-    Attributes:
-        failed: whether that happened.
+    The validation loss counts as well: the training loss does not know yet what the last update did.
     """
 
-    failed = False
-
     def on_epoch_end(self, epoch, logs=None):
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            self.failed = True
-            raise FloatingPointError(
-                f"the training loss became {loss} in the {epoch + 1}th part of training: lower the learning "
-                "rate, clip harder, or use float32; the last checkpoint holds finite weights"
-            )
+        for name, title in (("loss", "training"), ("val_loss", "validation")):
+            loss = (logs or {}).get(name)
+            if loss is not None and not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the {title} loss became {loss} in part {epoch + 1} of training: lower the learning "
+                    "rate, clip harder, or use float32; the last checkpoint was written before that"
+                )
 
 
 def _iterations(model):

@@ -55,9 +55,12 @@ def make_strategy(name: str = "auto"):
 
 
 def is_chief() -> bool:
-    """Whether this process writes the files of the job: always, but for workers other than the first."""
-    task = _tf_config().get("task", {})
-    return task.get("type", "chief") == "chief" or int(task.get("index", 0)) == 0
+    """Whether this process writes the files of the job: the chief, or else the first worker."""
+    values = _tf_config()
+    task = values.get("task", {})
+    kind = task.get("type", "chief")
+    has_chief = bool(values.get("cluster", {}).get("chief"))
+    return kind == "chief" or (kind == "worker" and not has_chief and int(task.get("index", 0)) == 0)
 
 
 def resolve_precision(name: str) -> str:
@@ -89,7 +92,8 @@ def resolve_jit(jit: bool | str, precision: str, flops_per_step: float) -> bool:
 
 
 def _automatic_strategy():
-    if len(_tf_config().get("cluster", {}).get("worker", [])) > 1:
+    cluster = _tf_config().get("cluster", {})
+    if len(cluster.get("worker", [])) + len(cluster.get("chief", [])) > 1:
         return "multi_worker"
     import tensorflow as tf
 
