@@ -59,6 +59,8 @@ def test_a_job_from_text_to_model(corpus, tmp_path):
     assert any(path.name.startswith("events.") for path in (tmp_path / "tensorboard").iterdir())
     # The directory alone gives the reported score.
     tokenizer = load_tokenizer(result.model_directory)
+    stated = json.loads((result.model_directory / "tokenizer_config.json").read_text())
+    assert stated["model_max_length"] == 16
     assert tokenizer.decode(tokenizer.encode("to be")) == "to be"
     data = evaluation_dataset(result.corpus.validation, context_length=16, batch_size=8)
     score = evaluate(result.load_model(), data, result.corpus.validation.num_bytes)
@@ -84,6 +86,21 @@ def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):
         run(make(corpus, tmp_path, model={"hidden_dim": 16}))
     with pytest.raises(InputError, match=r"step 18, expected a multiple of 4"):
         run(make(corpus, tmp_path, training={"steps": 24, "validate_every": 4, "checkpoint_every": 4}))
+
+
+def test_what_a_finished_job_measured_stays(corpus, tmp_path):
+    first, _ = run(make(corpus, tmp_path))
+    before = (tmp_path / "metrics.json").read_bytes()
+    again, _ = run(make(corpus, tmp_path))
+    assert again.metrics == first.metrics and first.metrics["started_at_step"] == 0
+    assert (tmp_path / "metrics.json").read_bytes() == before
+    longer, _ = run(make(corpus, tmp_path, training={"steps": 18}))
+    assert (longer.metrics["started_at_step"], longer.metrics["steps"]) == (12, 18)
+
+
+def test_a_sample_prompt_that_fills_the_context_is_refused_at_once(corpus, tmp_path):
+    with pytest.raises(InputError, match=r"tensorboard.sample_prompt of 16 tokens, expected at most 15"):
+        run(make(corpus, tmp_path, tensorboard={"sample_prompt": "to be or not to "}))
 
 
 def test_a_damaged_checkpoint_costs_its_steps_only(corpus, tmp_path):
@@ -128,10 +145,12 @@ def test_the_average_is_validated_and_kept(corpus, tmp_path):
     assert evaluate(kept, data).loss == pytest.approx(seen["validation"], abs=1e-6)
 
 
-def test_a_loss_that_is_no_number_ends_the_job_before_its_checkpoint(corpus, tmp_path):
+@pytest.mark.parametrize("moment", [8, 11])
+def test_a_loss_that_is_no_number_ends_the_job_before_its_checkpoint(corpus, tmp_path, moment):
     class Poison(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if int(self.model.optimizer.iterations) == 8:
+        def on_train_batch_end(self, batch, logs=None):
+            # After the last update of an epoch, only validation sees it.
+            if int(self.model.optimizer.iterations) == moment + 1:
                 self.model.trainable_variables[0].assign(
                     np.full(self.model.trainable_variables[0].shape, math.nan)
                 )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfgpt.checkpoints.directory import read_json
 from tfgpt.data.dataset import evaluation_dataset, training_dataset
 from tfgpt.data.prepare import PreparedCorpus
 from tfgpt.errors import InputError
@@ -62,7 +63,7 @@ class TrainingResult:
     Attributes:
         model_directory: the best model and its tokenizer, in the Hugging Face format.
         corpus: tokenizer and shards.
-        metrics: the content of metrics.json: validation loss, perplexity, bits per byte, speed.
+        metrics: the content of metrics.json: validation loss, perplexity, bits per byte, how long it took.
     """
 
     model_directory: Path
@@ -111,7 +112,9 @@ def train(
     if start_step < recipe.training.steps and not (stopping and stopping.stopped):
         saving = _saving(job, checkpoints, stateful)
         _fit(job, start_step, [*_callbacks(job, stateful, show_progress), *callbacks, *saving])
-    metrics = _metrics(job, best, time.perf_counter() - start, start_step)
+        metrics = _metrics(job, best, time.perf_counter() - start, start_step)
+    else:
+        metrics = _metrics_kept(_metrics(job, best, 0.0, start_step), job.output / "metrics.json")
     if is_chief():
         write_json(job.output / "metrics.json", metrics)
     return TrainingResult(job.output / "model", job.corpus, metrics)
@@ -186,7 +189,7 @@ def _stateful(job: Job, callbacks: Sequence) -> dict:
     def save(model):
         directory = job.output / "model"
         model.save_pretrained(directory)
-        job.corpus.tokenizer.save_pretrained(directory)
+        job.corpus.tokenizer.save_pretrained(directory, model.config.context_length)
 
     named = {"best": KeepBest(save if is_chief() else lambda model: None)}
     if job.recipe.training.early_stopping_patience:
@@ -214,7 +217,12 @@ def _callbacks(job: Job, stateful: dict, show_progress: bool) -> list:
             write_every=board.write_every,
             flops_of_token=job.flops_of_token,
             peak_flops=board.peak_flops,
-            sample=sample_look(job.corpus.tokenizer, board.sample_prompt, board.sample_tokens),
+            sample=sample_look(
+                job.corpus.tokenizer,
+                board.sample_prompt,
+                board.sample_tokens,
+                job.model.config.context_length,
+            ),
             attention=attention_look(job.corpus, recipe.data.context_length, board.attention_layers),
             attention_heads=board.attention_heads,
             attention_layers=board.attention_layers,
@@ -230,6 +238,13 @@ def _saving(job: Job, checkpoints: Checkpoints, stateful: dict) -> list:
     steps = job.recipe.epoch_steps
     every = job.recipe.training.checkpoint_every // steps
     return [SaveCheckpoints(checkpoints, steps, every, stateful, _fingerprint(job))]
+
+
+def _metrics_kept(metrics: dict, path: Path) -> dict:
+    """Those of the run that did the training, where this one found nothing left to do."""
+    earlier = read_json(path) if path.exists() else {}
+    same = all(earlier.get(name) == metrics[name] for name in ("steps", "best_step", "validation"))
+    return earlier if same else metrics
 
 
 def _metrics(job: Job, best: KeepBest, seconds: float, start_step: int) -> dict:

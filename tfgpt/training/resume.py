@@ -11,6 +11,7 @@ the step this is all there is to restore: on one device the weights of a job tha
 are bitwise those of a job that ran through.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -147,17 +148,9 @@ def build_for_training(model) -> None:
     if not model.built:
         raise InputError("found a model without variables, expected it built; call it once on a batch")
     if not model.optimizer.built:
-        with getattr(model, "distribute_strategy", _NoStrategy).scope():
+        strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's alone
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
             model.optimizer.build(model.trainable_variables)
-
-
-class _NoStrategy:
-    @staticmethod
-    def scope():
-        """Nothing to enter: the backend has no strategies."""
-        import contextlib
-
-        return contextlib.nullcontext()
 
 
 def _variables(model) -> dict[str, keras.Variable]:
