@@ -89,6 +89,36 @@ def replacing_directory(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def working_in(directory: str | os.PathLike) -> Iterator[None]:
+    """Makes `directory` and keeps other processes that ask the same from working in it meanwhile.
+
+    Raises:
+        InputError: another process is at work there, or `directory` is a file.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file: expected a directory, or a name that is free")
+    directory.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"found another tfgpt at work in {directory}, expected one at a time; wait for it, or name "
+                "another directory"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, atomically."""
     with replacing_file(path) as temporary:

@@ -1,5 +1,9 @@
 """`tfgpt quickstart`: the whole job on this machine."""
 
+from pathlib import Path
+
+from tfgpt.files import working_in
+
 
 def add_arguments(parser) -> None:
     """The arguments of the command."""
@@ -20,10 +24,9 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> int:
     """Runs, or goes on with, the job."""
-    from tfgpt.commands.backend import load_keras
-
-    load_keras("the quickstart")
     from tfgpt.quickstart.job import quickstart
 
-    quickstart(arguments.output, arguments.corpus, arguments.budget, as_json=arguments.json)
+    output = Path(arguments.output).expanduser()
+    with working_in(output):
+        quickstart(output, arguments.corpus, arguments.budget, as_json=arguments.json)
     return 0

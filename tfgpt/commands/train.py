@@ -1,6 +1,10 @@
 """`tfgpt train`: a recipe becomes a model directory."""
 
+import contextlib
+import os
+
 from tfgpt.commands.output import print_json
+from tfgpt.files import working_in
 
 
 def add_arguments(parser) -> None:
@@ -27,7 +31,10 @@ def run(arguments) -> int:
     load_keras("training")
     from tfgpt.training.fit import train
 
-    result = train(recipe)
+    # The workers of a multi-worker job share one output on purpose.
+    alone = contextlib.nullcontext() if "TF_CONFIG" in os.environ else working_in(recipe.output)
+    with alone:
+        result = train(recipe)
     if arguments.json:
         print_json({"model": str(result.model_directory), **result.metrics})
     else:

@@ -29,7 +29,7 @@ class CorpusOptions:
     Attributes:
         tokenizer_kind: what to learn where no tokenizer is given.
         vocabulary_size: the most tokens of a byte-pair vocabulary.
-        tokenizer_bytes: learn it from about this much of the training text, chosen by a hash of the names.
+        tokenizer_bytes: learn it from about this much of the training text, in pieces chosen by a hash.
         validation_fraction: the share of files for validation.
         split_seed: chooses other files.
         max_bytes: use about this much text: files chosen by a hash of the name; None uses all.

@@ -160,7 +160,8 @@ def _write_documents(directory: Path, names: list[str], starts: list[int]) -> No
 def cut_text(text: str, piece_characters: int = PIECE_CHARACTERS) -> list[str]:
     """`text` in pieces of about `piece_characters` whose ids, joined, are the ids of the whole text.
 
-    A piece is longer where no place to cut follows: a text without line ends is encoded at once.
+    That holds for tokenizers with `encodes_lines_apart`. A piece is longer where no place to cut follows: a
+    text without line ends is encoded at once.
     """
     pieces, start = [], 0
     while len(text) - start > piece_characters:
@@ -175,8 +176,9 @@ def cut_text(text: str, piece_characters: int = PIECE_CHARACTERS) -> list[str]:
 
 def _tokenized(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[Document, list[int]]]:
     """Each document with its ids; many pieces are encoded at once, so that all cores are busy."""
+    may_cut = tokenizer.encodes_lines_apart
     for batch in _batches(documents):
-        pieces = [cut_text(document.text) for document in batch]
+        pieces = [cut_text(document.text) if may_cut else [document.text] for document in batch]
         encoded = iter(
             tokenizer.encode_batch([piece for cut in pieces for piece in cut], allow_special=False)
         )

@@ -19,7 +19,7 @@ from tfgpt.data.corpus import CleanedCorpus, CorpusOptions, Progress, TokenizerK
 from tfgpt.data.packing import write_shards
 from tfgpt.data.shards import TokenShards
 from tfgpt.data.splitting import name_hash
-from tfgpt.data.text import CorpusFile, corpus_files, standard_library_files
+from tfgpt.data.text import CorpusFile, Document, corpus_files, standard_library_files
 from tfgpt.errors import InputError
 from tfgpt.files import replacing_directory, write_json
 from tfgpt.tokenizers.base import Tokenizer
@@ -28,7 +28,11 @@ from tfgpt.tokenizers.character import CharacterTokenizer
 from tfgpt.tokenizers.loading import load_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-VERSION = 1  # part of the fingerprint: raise it when the same inputs give other shards
+VERSION = 2  # part of the fingerprint: raise it when the same inputs give other shards
+
+_CHUNK_TOKENS = 2**20
+# The text that a tokenizer learns from is chosen by pieces of this size, so that one long file will do.
+_SAMPLE_CHARACTERS = 2**13
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,11 @@ class PreparedCorpus:
         token_ids = shards.all_tokens()
         if shards.end_of_text_id is not None:
             token_ids = token_ids[token_ids != shards.end_of_text_id]
-        table = self.tokenizer.token_bytes
-        return b"".join([table[token_id] for token_id in token_ids.tolist()])
+        table, text = self.tokenizer.token_bytes, bytearray()
+        for start in range(0, len(token_ids), _CHUNK_TOKENS):  # as Python's integers they take ten times more
+            part = token_ids[start : start + _CHUNK_TOKENS].tolist()
+            text += b"".join([table[token_id] for token_id in part])
+        return bytes(text)
 
 
 def prepare_corpus(
@@ -167,14 +174,21 @@ def _learned_tokenizer(corpus: CleanedCorpus, progress: Progress) -> Tokenizer:
         for document in corpus.documents("train"):
             done += len(document.text.encode())
             progress("tokenizer", done, total)
-            if share >= 1.0 or name_hash(document.name, "tokenizer") < share:
-                yield document.text
+            yield document.text if share >= 1.0 else _sample(document, share)
 
     if is_character:
         # A closed alphabet must hold every character of validation too, as nanoGPT's does.
         rest = (document.text for document in corpus.documents("validation"))
         return CharacterTokenizer.train(itertools.chain(texts(), rest))
     return BytePairTokenizer.train(texts(), options.vocabulary_size)
+
+
+def _sample(document: Document, share: float) -> str:
+    """About `share` of a document, chosen by a hash of its name and the place."""
+    starts = range(0, len(document.text), _SAMPLE_CHARACTERS)
+    pieces = (document.text[start : start + _SAMPLE_CHARACTERS] for start in starts)
+    chosen = (name_hash(f"{document.name}@{start}", "tokenizer") < share for start in starts)
+    return "".join(itertools.compress(pieces, chosen))
 
 
 def _read_json(path: Path) -> dict | None:

@@ -93,7 +93,8 @@ def corpus_files(path: str | os.PathLike, suffixes: Sequence[str] = TEXT_SUFFIXE
         for name in names:
             if name.lower().endswith(wanted) and not name.startswith("."):
                 file = Path(folder) / name
-                files.append(CorpusFile(file.relative_to(path).as_posix(), file))
+                if file.is_file():  # not a link into nowhere
+                    files.append(CorpusFile(file.relative_to(path).as_posix(), file))
     if not files:
         raise InputError(
             f"found no {', '.join(suffixes)} file (or .gz of one) in {path}, expected text to read"
@@ -201,9 +202,10 @@ def _records(file: CorpusFile, text: str) -> Iterator[Document]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply")
             raise InputError(
-                f"found broken JSON in {file.path} line {number} ({error.msg}), expected an object a line"
+                f"found broken JSON in {file.path} line {number} ({reason}), expected an object a line"
             ) from error
         content = record.get("text") if isinstance(record, dict) else None
         if not isinstance(content, str):

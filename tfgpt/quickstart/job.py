@@ -18,6 +18,7 @@ import yaml
 from tfgpt.checkpoints.directory import read_json, read_model_config
 from tfgpt.files import write_json
 from tfgpt.quickstart import page
+from tfgpt.serving.export_directory import FILE_OF_PRECISION
 
 BUDGETS = Path(__file__).parent
 # LZMA takes some 2 s for each MB that it reads; more training text than this hardly helps it.
@@ -44,8 +45,9 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
     output = Path(output).expanduser()
     show = page.Page(quiet=as_json)
     results = {"budget": budget, "corpus": corpus or "Python's standard library", "seconds": {}}
+    show.introduction(output, results)
     with _timed(results, "training", show, "1/4  Corpus and training"):
-        result = _train(output, corpus, budget)
+        result = _train(output, corpus, budget, show)
         results["training"] = result.metrics
         results["data"] = _about(result.corpus)
     show.training(results)
@@ -56,7 +58,7 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
     show.baselines(results)
     with _timed(results, "export", show, "3/4  Export to ONNX and SavedModel, verified against Keras"):
         results["verification"] = _export(output, result)
-    show.verification((output / "export" / "verification.md").read_text(encoding="utf-8"))
+    show.verification(results["verification"], _sizes(output / "export"))
     with _timed(
         results, "generation", show, "4/4  Generation by onnxruntime, in a process without TensorFlow"
     ):
@@ -69,9 +71,11 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
     return results
 
 
-def _train(output: Path, corpus: str | None, budget: str):
+def _train(output: Path, corpus: str | None, budget: str, show: page.Page):
+    from tfgpt.commands.backend import load_keras
     from tfgpt.recipes import make_recipe
 
+    load_keras("the quickstart")
     path = BUDGETS / f"{budget}.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     values["output"] = str(output / "train")
@@ -80,7 +84,7 @@ def _train(output: Path, corpus: str | None, budget: str):
     recipe = make_recipe(values, str(path))
     from tfgpt.training.fit import train
 
-    return train(recipe)
+    return train(recipe, corpus_progress=show.corpus_progress)
 
 
 def _about(corpus) -> dict:
@@ -123,7 +127,7 @@ def _export(output: Path, result) -> dict:
     stat = weights.stat()
     key = {"size": stat.st_size, "changed": stat.st_mtime_ns}
     marker = output / "exported.json"
-    if not (marker.exists() and read_json(marker) == key and (target / "verification.json").exists()):
+    if not (marker.exists() and read_json(marker) == key and _is_whole(target)):
         from tfgpt_export import export
 
         from tfgpt.commands.export import show_stage
@@ -136,6 +140,20 @@ def _export(output: Path, result) -> dict:
         )
         write_json(marker, key)
     return read_json(target / "verification.json")
+
+
+def _is_whole(export_dir: Path) -> bool:
+    """Whether every file that its checksums list is there; they are written last."""
+    sums = export_dir / "SHA256SUMS"
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    return bool(lines) and all((export_dir / line.partition("  ")[2]).is_file() for line in lines)
+
+
+def _sizes(export_dir: Path) -> dict[str, int]:
+    """Bytes of each artifact, external data included."""
+    parts = {name: export_dir.glob(f"onnx/{file}*") for name, file in FILE_OF_PRECISION.items()}
+    parts["saved_model"] = (export_dir / "saved_model").rglob("*")
+    return {name: sum(path.stat().st_size for path in paths) for name, paths in parts.items()}
 
 
 def _context_length(model_directory: Path) -> int:
