@@ -85,6 +85,21 @@ def test_pieces_have_the_ids_of_the_whole():
     assert cut_text("no line end in here", 5) == ["no line end in here"]
 
 
+def test_a_tokenizer_that_adds_to_every_text_gets_whole_texts(tokenizer, tmp_path, monkeypatch):
+    assert tokenizer.encodes_lines_apart
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer/tokenizer.json"
+    state = json.loads(file.read_text())
+    state["pre_tokenizer"]["add_prefix_space"] = True
+    file.write_text(json.dumps(state))
+    prefixing = BytePairTokenizer.from_pretrained(tmp_path / "tokenizer")
+    text = "to be\nor not\n" * 8000  # several pieces
+    assert len(cut_text(text)) > 2
+    shards = write_shards([Document("a", text)], prefixing, tmp_path / "shards")
+    expected = prefixing.encode(text, allow_special=False)
+    assert shards.all_tokens().tolist() == [*expected, prefixing.end_of_text_id]
+
+
 def test_same_inputs_are_reused_and_others_are_not(tokenizer, documents, tmp_path):
     directory = tmp_path / "shards"
 

@@ -67,6 +67,24 @@ def test_the_tokenizer_learns_from_training_text_alone(source, tmp_path):
     assert BytePairTokenizer.train(texts, 300).fingerprint() == corpus.tokenizer.fingerprint()
 
 
+def test_the_tokenizer_learns_from_a_part_of_one_long_file(tmp_path, monkeypatch):
+    """Where whole files are chosen, a single one is all or nothing."""
+    text = "".join(f"word{number % 89} and {number % 97}\n" for number in range(60_000))
+    (tmp_path / "one.txt").write_text(text)
+    train, learned = BytePairTokenizer.train, []
+
+    def record(texts, vocabulary_size):
+        learned.append("".join(texts))
+        return train([learned[-1]], vocabulary_size)
+
+    monkeypatch.setattr(BytePairTokenizer, "train", record)
+    for size in (100_000, 2**27):
+        options = CorpusOptions(vocabulary_size=300, validation_fraction=0.2, tokenizer_bytes=size)
+        corpus = prepare_corpus(tmp_path / "one.txt", tmp_path / str(size), options)
+    assert 50_000 < len(learned[0]) < 150_000
+    assert learned[1].encode() == corpus.text_bytes("train")
+
+
 def test_corpora_too_large_for_memory_give_the_same(source, tmp_path, monkeypatch):
     expected = prepare_corpus(source, tmp_path / "one", OPTIONS)
     monkeypatch.setattr(corpus_module, "KEEP_BYTES", 1000)

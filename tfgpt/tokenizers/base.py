@@ -68,6 +68,18 @@ class Tokenizer:
         return self._token_bytes_cache
 
     @property
+    def encodes_lines_apart(self) -> bool:
+        """Whether a text has the same ids in pieces that are cut between two lines.
+
+        Not where the tokenizer puts something before every text it is given (`add_prefix_space`), or may do
+        so in its normalizer.
+        """
+        if self.backend.normalizer is not None:
+            return False
+        pre_tokenizer = json.dumps(json.loads(self.backend.to_str()).get("pre_tokenizer"))
+        return '"add_prefix_space": true' not in pre_tokenizer
+
+    @property
     def special_token_ids(self) -> frozenset[int]:
         """The ids of special (control) tokens."""
         added = self.backend.get_added_tokens_decoder()
