@@ -10,26 +10,12 @@ from tfgpt.data.packing import write_shards
 from tfgpt.data.text import Document
 from tfgpt.errors import InputError
 from tfgpt.evaluation.baselines import (
-    bits_per_byte,
     lzma_baseline,
     lzma_size,
-    nats_per_token,
-    perplexity,
     unigram_bits_per_byte,
 )
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
-
-
-def test_conversions():
-    # A uniform choice among 256 bytes, one token each: 8 bits per byte, perplexity 256.
-    assert bits_per_byte(math.log(256), num_tokens=100, num_bytes=100) == pytest.approx(8.0)
-    # Tokens of four bytes each: a quarter of it.
-    assert bits_per_byte(math.log(256), num_tokens=25, num_bytes=100) == pytest.approx(2.0)
-    assert nats_per_token(2.0, num_tokens=25, num_bytes=100) == pytest.approx(math.log(256))
-    assert perplexity(math.log(256)) == pytest.approx(256)
-    with pytest.raises(InputError, match="found 0 bytes"):
-        bits_per_byte(1.0, 1, 0)
 
 
 def test_unigram_by_hand(tmp_path):

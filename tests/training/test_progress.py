@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfgpt.config import ModelConfig
 from tfgpt.models.causal_lm import CausalLM
-from tfgpt.training.progress import Progress, duration, perplexity
+from tfgpt.training.progress import Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -56,8 +56,3 @@ def test_a_bar_on_a_terminal(monkeypatch):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
-
-
-def test_perplexity_does_not_overflow():
-    assert perplexity(math.log(7.0)) == pytest.approx(7.0)
-    assert perplexity(1e9) == math.inf

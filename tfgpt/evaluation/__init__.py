@@ -1,1 +1,1 @@
-"""Perplexity, baselines and task metrics."""
+"""Perplexity, and baselines on the same bytes."""

@@ -1,4 +1,4 @@
-"""What a model must beat on the same bytes: a unigram model, a strong compressor; and conversions. No TF."""
+"""What a model must beat on the same bytes: a unigram model, a strong compressor. No TF."""
 
 import lzma
 import math
@@ -10,29 +10,6 @@ from tfgpt.data.shards import TokenShards
 from tfgpt.errors import InputError
 
 LZMA_MAX_DICTIONARY = 3 * 2**29  # liblzma's limit, 1.5 GiB; the encoder takes some 11 times the dictionary
-
-
-def perplexity(nats_per_token: float) -> float:
-    """exp of the mean negative log-likelihood per token, in nats."""
-    return math.exp(nats_per_token)
-
-
-def bits_per_byte(nats_per_token: float, num_tokens: int, num_bytes: int) -> float:
-    """Bits spent per byte of text: the measure that does not hang on the tokenizer.
-
-    Args:
-        nats_per_token: mean negative log-likelihood per predicted token.
-        num_tokens: how many tokens were predicted, end-of-text tokens included, as they are paid for too.
-        num_bytes: bytes of UTF-8 text that they stand for (`TokenShards.num_bytes`).
-    """
-    if num_bytes < 1:
-        raise InputError(f"found {num_bytes} bytes of text, expected at least 1 to state bits per byte")
-    return nats_per_token * num_tokens / (math.log(2.0) * num_bytes)
-
-
-def nats_per_token(bits_per_byte: float, num_tokens: int, num_bytes: int) -> float:
-    """The inverse of `bits_per_byte`: what a baseline's figure would be as a loss with this tokenizer."""
-    return bits_per_byte * math.log(2.0) * num_bytes / num_tokens
 
 
 def unigram_bits_per_byte(train: TokenShards, validation: TokenShards) -> float:

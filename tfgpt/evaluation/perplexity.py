@@ -1,9 +1,10 @@
 """How well a language model predicts text: nats per token, perplexity, bits per byte."""
 
-import math
 from dataclasses import asdict, dataclass
 
 import keras
+
+from tfgpt.evaluation.measures import bits_per_byte, perplexity
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,12 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(loss): infinite where that overflows. Comparable only between equal tokenizers."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return perplexity(self.loss)
 
     @property
     def bits_per_byte(self) -> float | None:
         """Bits needed per byte of text: comparable between tokenizers and with compressors."""
-        if not self.num_bytes:
-            return None
-        return self.loss * self.num_tokens / self.num_bytes / math.log(2)
+        return bits_per_byte(self.loss, self.num_tokens, self.num_bytes) if self.num_bytes else None
 
     def as_dict(self) -> dict:
         """All numbers, as JSON."""

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 
+from tfgpt.evaluation.measures import perplexity
 from tfgpt.training.callbacks import IntervalLoss, StepCallback
 
 
@@ -80,11 +81,6 @@ class Progress(StepCallback):
             self._bar.console.print(text, highlight=False)
         else:
             print(text, file=self.stream, flush=True)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
 
 
 def duration(seconds: float) -> str:

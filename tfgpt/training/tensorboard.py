@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfgpt.errors import InputError
+from tfgpt.evaluation.measures import perplexity
 from tfgpt.training.attention_images import layer_image
 from tfgpt.training.callbacks import IntervalLoss, StepCallback
-from tfgpt.training.progress import perplexity
 from tfgpt.training.throughput import flops_utilisation
 
 _LARGEST = float(np.finfo(np.float32).max)
