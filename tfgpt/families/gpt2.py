@@ -74,7 +74,8 @@ FIELDS = {
     "pad_token_id": "pad_token_id",
 }
 
-# transformers' GPT2Config: what a key means when config.json leaves it out.
+# transformers' GPT2Config: what a key means when config.json leaves it out. For the special tokens it takes
+# 50256, whatever the vocabulary is; here a config.json that states none has none.
 DEFAULTS = {
     "n_inner": None,
     "layer_norm_epsilon": 1e-5,
@@ -115,7 +116,6 @@ def read_particulars(values: dict) -> dict:
 
 def write_particulars(config: ModelConfig) -> dict:
     """The inverse of `read_particulars`, with what other tools look for."""
-    _, attention, embedding = config.rates
     if (
         config.head_dim * config.num_heads != config.hidden_dim
         or config.num_key_value_heads != config.num_heads
@@ -125,14 +125,18 @@ def write_particulars(config: ModelConfig) -> dict:
             f"{config.num_key_value_heads} key heads: GPT-2's format has no place for them, use another "
             "family"
         )
+    return {**stated_choices(config), "n_ctx": config.context_length, "use_cache": True}
+
+
+def stated_choices(config: ModelConfig) -> dict:
+    """The keys that `read_particulars` reads, and the rates of dropout that follow another."""
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
+    _, attention, embedding = config.rates
     return {
         "activation_function": theirs[config.activation.value],
         "scale_attn_weights": config.score_scale is None,
         "attn_pdrop": attention,
         "embd_pdrop": embedding,
-        "n_ctx": config.context_length,
-        "use_cache": True,
     }
 
 

@@ -50,16 +50,8 @@ def write_particulars(config: ModelConfig) -> dict:
             f"{config.num_heads} heads share {config.num_key_value_heads} key heads: GPT-3 has one each, "
             "use another family"
         )
-    _, attention, embedding = config.rates
-    return {
-        "activation_function": {"gelu_tanh": "gelu_new"}.get(
-            config.activation.value, config.activation.value
-        ),
-        "scale_attn_weights": config.score_scale is None,
-        "attn_pdrop": attention,
-        "embd_pdrop": embedding,
-        "attention_pattern": [kind.value for kind in config.attention_pattern],
-    }
+    pattern = [kind.value for kind in config.attention_pattern]
+    return {**gpt2.stated_choices(config), "attention_pattern": pattern}
 
 
 FAMILY = Family(
