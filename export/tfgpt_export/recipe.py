@@ -9,10 +9,11 @@ import onnx
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError, nearest
 from tfgpt.families.family import Family
+from tfgpt.serving.export_directory import FILE_OF_PRECISION
 from tfgpt_export.trace import Traced
 
-# precision -> the file that clients look for (transformers.js's names).
-MODEL_FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+# The precisions that are written, and where.
+MODEL_FILES = {name: f"onnx/{FILE_OF_PRECISION[name]}" for name in ("fp32", "int8")}
 SAVED_MODEL = "saved_model/1"
 
 
@@ -59,7 +60,7 @@ class Artifact:
         output: the directory being written; it takes its final name when all is done.
         recipe, family, config: what is exported, and how.
         traced: after `trace`. graph: after `convert`, weights still inputs.
-        files: precision -> ONNX file, after `lower` and `quantize`; and "saved_model".
+        files: precision -> ONNX file, after `attach` and `quantize`; and "saved_model".
         counts: precision -> operator -> number of nodes.
         verification: one entry for each artifact that was compared with Keras.
     """
