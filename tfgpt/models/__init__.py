@@ -1,1 +1,1 @@
-"""Models: the one decoder and its task heads."""
+"""Models: the one decoder, the language model over it, and how it trains."""
