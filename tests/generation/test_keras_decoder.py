@@ -88,6 +88,20 @@ def test_rows_that_end_early_leave_the_others_as_they_are(model):
     assert len({len(text) for text in expected}) > 1
 
 
+def test_the_config_s_end_of_text_ends_a_row_without_a_tokenizer(model):
+    import tfgpt
+
+    plain = greedy(model, PROMPTS[0], 10)
+    end = plain[4]
+    ending = tfgpt.CausalLM(model.config.replace(eos_token_id=end))
+    for variable, weight in zip(ending.trainable_variables, model.trainable_variables, strict=True):
+        variable.assign(weight)
+    [result] = ending.generate(PROMPTS[0], GenerationOptions(max_new_tokens=10))
+    assert result.token_ids == plain[: plain.index(end) + 1] and result.finish_reason == "stop"
+    [result] = ending.generate(PROMPTS[0], GenerationOptions(max_new_tokens=10, end_of_text_ids=()))
+    assert result.token_ids == plain
+
+
 def test_a_row_may_fill_its_context_while_padded(model):
     results = model.generate([PROMPTS[2], [44]], GenerationOptions(max_new_tokens=100))
     assert [item.token_ids for item in results] == [greedy(model, PROMPTS[2], 27), greedy(model, [44], 47)]

@@ -10,6 +10,8 @@
 Only the last column goes through the head, so a long prompt makes no [batch, length, vocabulary] array.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -29,7 +31,14 @@ def generate_with_keras(
     tokenizer=None,
     on_token: OnToken | None = None,
 ) -> list[Generation]:
-    """Continues prompts with a `CausalLM`; arguments, result and errors are those of `generate`."""
+    """Continues prompts with a `CausalLM`; arguments, result and errors are those of `generate`.
+
+    Options that leave `end_of_text_ids` open get that of the model's config, as a session's get the export's.
+    """
+    options = options or GenerationOptions()
+    end = model.config.eos_token_id
+    if options.end_of_text_ids is None and end is not None:
+        options = dataclasses.replace(options, end_of_text_ids=(end,))
     return generate(KerasDecoder(model), prompts, options, tokenizer, on_token)
 
 
