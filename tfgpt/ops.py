@@ -143,7 +143,7 @@ def attention_inputs(positions, mask, past, windows: tuple[int | None, ...], rot
     """Masks and rotary angles of one forward pass.
 
     Args:
-        positions: int `[B, S]`, the place of each token in its own text.
+        positions: int `[B or 1, S]`, the place of each token in its own text.
         mask: int or bool `[B, T]`, 1 for real tokens, or `None` when all are.
         past: the layer's `Past` (`tfgpt.layers.cache`) of any one layer.
         windows: the distinct windows of the model's layers, `None` for global attention.

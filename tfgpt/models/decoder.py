@@ -88,14 +88,14 @@ class Decoder(keras.layers.Layer):
 
 
 def derive_positions(token_ids, mask, past):
-    """int `[B, S]`: a token's position is the number of real tokens before it in its row.
+    """int `[B or 1, S]`: a token's position is the number of real tokens before it in its row.
 
-    Padding takes the position of the next real token, or 0, as transformers' generation does it.
+    Without padding all rows share theirs, and the gradient of the position table is a sum over rows instead
+    of a scatter. Padding takes the position of the next real token, or 0, as transformers' generation does it.
     """
     batch_size, length = keras_ops.shape(token_ids)[0], keras_ops.shape(token_ids)[1]
     if mask is None:
-        positions = past.num_slots_before + keras_ops.arange(length)
-        return keras_ops.broadcast_to(positions[None, :], (batch_size, length))
+        return (past.num_slots_before + keras_ops.arange(length))[None, :]
     counted = keras_ops.maximum(keras_ops.cumsum(keras_ops.cast(mask, "int32"), axis=1) - 1, 0)  # [B, T]
     start = (0, past.num_slots_before)
     return keras_ops.slice(counted, start, (batch_size, length))
