@@ -9,7 +9,7 @@ from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, copy_token
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.files import write_json, write_text
-from tfgpt.tokenizers.loading import check_vocabulary, load_tokenizer
+from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page
 
@@ -44,7 +44,7 @@ def _not_of_an_export(directory: Path) -> list[Path]:
 
 def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
     """Refuses a tokenizer that is damaged, or makes ids which the model has no embedding for."""
-    if (model_dir / "tokenizer.json").exists():
+    if has_tokenizer(model_dir):
         check_vocabulary(load_tokenizer(model_dir), config.vocabulary_size, model_dir)
 
 
@@ -53,7 +53,7 @@ def package_stage(artifact: Artifact) -> Artifact:
     for name in (CONFIG_FILE, GENERATION_FILE):
         if (artifact.model_dir / name).exists():
             shutil.copyfile(artifact.model_dir / name, artifact.output / name)
-    copy_tokenizer(artifact.model_dir, artifact.output)
+    _write_tokenizer(artifact)
     external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if _data_of(path).exists())
     if external:
         values = read_json(artifact.output / CONFIG_FILE)
@@ -62,6 +62,14 @@ def package_stage(artifact: Artifact) -> Artifact:
     if any(name != "saved_model" for name in artifact.files):
         write_json(artifact.output / "genai_config.json", genai_config(artifact))
     return artifact
+
+
+def _write_tokenizer(artifact: Artifact) -> None:
+    copy_tokenizer(artifact.model_dir, artifact.output)
+    if has_tokenizer(artifact.model_dir) and not (artifact.output / "tokenizer.json").exists():
+        # A vocabulary and its merges: the clients read tokenizer.json.
+        tokenizer = load_tokenizer(artifact.model_dir)
+        tokenizer.save_pretrained(artifact.output, artifact.config.context_length)
 
 
 def genai_config(artifact: Artifact) -> dict:

@@ -134,6 +134,23 @@ def test_a_tokenizer_of_another_model(model_directory, tmp_path):
         export(model_directory, tmp_path / "export")
 
 
+def test_a_vocabulary_with_merges_becomes_the_file_that_clients_read(tmp_path):
+    from tfgpt.config import ModelConfig
+    from tfgpt.models.causal_lm import CausalLM
+    from tfgpt.serving import Session
+    from tfgpt.tokenizers.byte_pair import BytePairTokenizer
+
+    tokenizer = BytePairTokenizer.train(["the words of the words"] * 3, 262)
+    CausalLM(ModelConfig(tokenizer.vocabulary_size, 16, 1, 1, 8)).save_pretrained(tmp_path / "model")
+    tokenizer.backend.model.save(str(tmp_path / "model"))  # vocab.json and merges.txt, as slow tokenizers do
+    assert not (tmp_path / "model/tokenizer.json").exists()
+    export(tmp_path / "model", tmp_path / "out", precisions=("fp32",), saved_model=False, verify=False)
+    session = Session.open(tmp_path / "out")
+    assert session.tokenizer.encode("the words") == tokenizer.encode("the words")
+    [result] = session.generate("the words")
+    assert result.text is not None
+
+
 def test_heads_that_the_attention_operator_cannot_take(gpt2_directory, tmp_path):
     with pytest.raises(InputError, match="heads are 6 wide, expected a multiple of 8"):
         export(gpt2_directory, tmp_path / "export")

@@ -19,6 +19,9 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
+    "encoder.json",
+    "vocab.bpe",
     "chat_template.jinja",
 )
 

@@ -1,11 +1,19 @@
 """Reading whichever tokenizer a directory holds. No TF."""
 
 import os
+from pathlib import Path
 
 from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer, is_character_vocabulary
+from tfgpt.tokenizers.vocabulary_files import VOCABULARY_AND_MERGES
+
+
+def has_tokenizer(directory: str | os.PathLike) -> bool:
+    """Whether `directory` holds the files of a tokenizer; they may still be damaged."""
+    kinds = (("tokenizer.json",), *VOCABULARY_AND_MERGES)
+    return any(all((Path(directory) / name).is_file() for name in names) for names in kinds)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
