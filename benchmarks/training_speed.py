@@ -27,7 +27,10 @@ SIDES = ("tfgpt", "keras-hub", "transformers eager", "transformers compiled")
 
 
 def prepare_tfgpt(steps_per_execution: int):
-    """`CausalLM.fit`."""
+    """`CausalLM.fit`, with the compiler set as `tfgpt train` sets it."""
+    from tfgpt.training.strategy import tune_cpu_compiler
+
+    tune_cpu_compiler()
     corpus = shakespeare.load()
     model = shakespeare.tfgpt_model(len(corpus.vocabulary))
     return _prepare_fit(model, steps_per_execution)

@@ -176,6 +176,9 @@ def _options(num_workers: int):
 
     options = tf.data.Options()
     options.deterministic = True
+    # The thread that tunes an infinite dataset is asked to stop only every some seconds: each `fit` would end
+    # with a wait of up to 4 s (TensorFlow 2.21).
+    options.autotune.enabled = False
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.DATA if num_workers == 1 else policy.OFF
     return options

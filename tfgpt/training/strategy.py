@@ -91,6 +91,18 @@ def resolve_jit(jit: bool | str, precision: str, flops_per_step: float) -> bool:
     return precision == "float32" and flops_per_step <= CPU_XLA_FLOPS_PER_STEP
 
 
+def tune_cpu_compiler() -> None:
+    """Leaves one pass out of XLA's compilation for CPUs, in this process, before its first compilation.
+
+    `tree_reduction_rewriter` turns each sum over rows (the gradients of biases and norms) into a windowed sum,
+    which XLA's CPU code computes slowly: without it a step of the small setting above takes 5 % less time.
+    XLA reads the variable XLA_FLAGS once; one that already chooses passes is left as it is.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_disable_hlo_passes" not in flags and not _accelerators():
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_disable_hlo_passes=tree_reduction_rewriter".strip()
+
+
 def _automatic_strategy():
     cluster = _tf_config().get("cluster", {})
     if len(cluster.get("worker", [])) + len(cluster.get("chief", [])) > 1:
