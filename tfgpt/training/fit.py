@@ -188,8 +188,9 @@ def _check_same_job(job: Job, then: dict, directory: Path) -> None:
 def _stateful(job: Job, callbacks: Sequence) -> dict:
     def save(model):
         directory = job.output / "model"
-        model.save_pretrained(directory)
+        # In this order weights never stand without their tokenizer: saving them keeps what is there.
         job.corpus.tokenizer.save_pretrained(directory, model.config.context_length)
+        model.save_pretrained(directory)
 
     named = {"best": KeepBest(save if is_chief() else lambda model: None)}
     if job.recipe.training.early_stopping_patience:
