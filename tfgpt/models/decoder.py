@@ -91,7 +91,7 @@ def derive_positions(token_ids, mask, past):
     """int `[B or 1, S]`: a token's position is the number of real tokens before it in its row.
 
     Without padding all rows share theirs, and the gradient of the position table is a sum over rows instead
-    of a scatter. Padding takes the position of the next real token, or 0, as transformers' generation does it.
+    of a scatter. Padding takes the position of the next real token, or 0, as transformers' generation does.
     """
     batch_size, length = keras_ops.shape(token_ids)[0], keras_ops.shape(token_ids)[1]
     if mask is None:

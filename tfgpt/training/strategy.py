@@ -94,7 +94,7 @@ def resolve_jit(jit: bool | str, precision: str, flops_per_step: float) -> bool:
 def tune_cpu_compiler() -> None:
     """Leaves one pass out of XLA's compilation for CPUs, in this process, before its first compilation.
 
-    `tree_reduction_rewriter` turns each sum over rows (the gradients of biases and norms) into a windowed one,
+    `tree_reduction_rewriter` makes each sum over rows (the gradients of biases and norms) a windowed one,
     which XLA's CPU code computes slowly: without it a step of the small setting above takes 5 % less time.
     XLA reads the variable XLA_FLAGS once; one that already chooses passes is left as it is.
     """
