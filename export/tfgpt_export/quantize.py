@@ -80,7 +80,12 @@ def quantize_blocks(weight: np.ndarray, block_size: int) -> tuple[np.ndarray, np
     return blocks.astype(np.uint8), scales.astype(np.float32)
 
 
-def quantize_graph(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], block_size: int = 32):
+def default_block_size(hidden_dim: int) -> int:
+    """The largest of 128, 64 and 32 that divides the width of the token table, or else 32."""
+    return next((size for size in (128, 64, 32) if hidden_dim % size == 0), 32)
+
+
+def quantize_graph(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], block_size: int):
     """Rewrites a graph whose weights are still inputs.
 
     Args:

@@ -48,7 +48,8 @@ def quantize_stage(artifact: Artifact) -> Artifact:
     if "int8" not in artifact.recipe.precisions:
         return artifact
     shapes = artifact.traced.weight_shapes
-    model, plan = quantize.quantize_graph(artifact.graph, shapes, artifact.recipe.block_size)
+    block_size = artifact.recipe.block_size or quantize.default_block_size(artifact.config.hidden_dim)
+    model, plan = quantize.quantize_graph(artifact.graph, shapes, block_size)
     if path := artifact.stage_path("4_quantize.onnx"):
         path.write_bytes(model.SerializeToString())
     tensors = (
