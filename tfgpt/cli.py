@@ -4,11 +4,15 @@ Exit codes: 0 success; 2 wrong use (one line: what was found, what was expected,
 while running; 130 interrupted; 141 the reader of standard output has gone.
 """
 
+import _thread
 import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 
 from tfgpt._version import __version__
@@ -23,6 +27,7 @@ COMMANDS = {
     "convert": "a published checkpoint -> a model directory",
 }
 
+INTERRUPTED = "interrupted; the same command goes on from here, or starts anew"
 # What a wrong path raises; other OSErrors (a full disk) are failures while running.
 PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -30,14 +35,16 @@ PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirect
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     _write_any_character()
+    interrupts: list[int] = []
     try:
-        arguments = build_parser().parse_args(argv)
-        code = import_module(f"tfgpt.commands.{arguments.command}").run(arguments) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a reader that has gone is no traceback
-        return code
+        with _heard_interrupts(interrupts):
+            arguments = build_parser().parse_args(argv)
+            code = import_module(f"tfgpt.commands.{arguments.command}").run(arguments) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that has gone is no traceback
+            return code
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from here, or starts anew", 130)
+        return _complain(INTERRUPTED, 130)
     except BrokenPipeError:
         # The reader has gone (`tfgpt generate ... | head`); Python must not complain again at exit.
         _give_up_standard_output()
@@ -45,7 +52,35 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # whatever a library raises, a user reads one line
         if os.environ.get("TFGPT_TRACEBACK"):
             raise
-        return _complain(*_explained(error))
+        # A library that catches everything may have made another error of Ctrl-C.
+        return _complain(INTERRUPTED, 130) if interrupts else _complain(*_explained(error))
+
+
+@contextlib.contextmanager
+def _heard_interrupts(interrupts: list[int]) -> Iterator[None]:
+    """Notes every Ctrl-C; one that is lost in a callback of the garbage collector comes again."""
+    hook, handler = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+
+    def note(number, frame):
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    def insist(unraisable):
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        else:
+            hook(unraisable)
+
+    is_ours = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    try:
+        sys.unraisablehook = insist
+        if is_ours:
+            signal.signal(signal.SIGINT, note)
+        yield
+    finally:
+        sys.unraisablehook = hook
+        if is_ours:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _explained(error: Exception) -> tuple[str, int]:

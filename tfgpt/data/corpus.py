@@ -70,7 +70,7 @@ def select_files(files: Sequence[CorpusFile], max_bytes: int | None) -> list[Cor
         return list(files)
     chosen, total = [], 0
     for file in sorted(files, key=lambda file: name_hash(file.name, "subset")):
-        size = file.path.stat().st_size
+        size, _ = file.size_and_time()
         if not chosen or total + size <= max_bytes:
             chosen.append(file)
             total += size
@@ -94,7 +94,7 @@ class CleanedCorpus:
         # A corpus of one file is split inside of it, for which it must be in memory.
         keep_bytes = KEEP_BYTES if len(files) > 1 else float("inf")
         kept, sizes = [], {}
-        total = sum(file.path.stat().st_size for file in files)
+        total = sum(file.size_and_time()[0] for file in files)
         for document in corpus._pass(corpus.reading, corpus.cleaning):
             sizes[document.file] = sizes.get(document.file, 0) + len(document.text.encode())
             progress("read", corpus.reading.bytes, max(total, corpus.reading.bytes))

@@ -138,12 +138,11 @@ def inputs_fingerprint(
     files: Sequence[CorpusFile], options: CorpusOptions, tokenizer: Tokenizer | None
 ) -> str:
     """Sixteen hexadecimal digits that change when the shards might."""
-    stats = [(file.name, file.path.stat()) for file in files]
     state = {
         "version": VERSION,
         "options": asdict(options),
         "tokenizer": None if tokenizer is None else tokenizer.fingerprint(),
-        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        "files": [(file.name, *file.size_and_time()) for file in files],
     }
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode(errors="surrogatepass")).hexdigest()[:16]
 

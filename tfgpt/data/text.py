@@ -43,6 +43,14 @@ class CorpusFile:
     name: str
     path: Path
 
+    def size_and_time(self) -> tuple[int, int]:
+        """Bytes, and nanoseconds of the last change; zeros for what reading leaves out (a dead link)."""
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
+
 
 @dataclass
 class ReadingReport:
@@ -93,8 +101,7 @@ def corpus_files(path: str | os.PathLike, suffixes: Sequence[str] = TEXT_SUFFIXE
         for name in names:
             if name.lower().endswith(wanted) and not name.startswith("."):
                 file = Path(folder) / name
-                if file.is_file():  # not a link into nowhere
-                    files.append(CorpusFile(file.relative_to(path).as_posix(), file))
+                files.append(CorpusFile(file.relative_to(path).as_posix(), file))
     if not files:
         raise InputError(
             f"found no {', '.join(suffixes)} file (or .gz of one) in {path}, expected text to read"
