@@ -200,24 +200,41 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(numerator) / statistics.median(denominator)
 
 
+# Starts sys.argv[1:] with the standard streams it has and prints what the kernel counted for it.
+_WAITER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr, stdin=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+wall = time.perf_counter() - start
+process.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([process.returncode, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
 def child_cost(command: list[str]) -> Cost:
     """Runs `command` to its end and returns what it took. Raises SystemExit with its last words on failure.
 
     `os.wait4` gives the usage of this one child and of the children it waited for, which the running total
-    of RUSAGE_CHILDREN would mix with every earlier child's.
+    of RUSAGE_CHILDREN would mix with every earlier child's. A small process stands between: the kernel
+    counts the memory of whoever starts a process to that process's peak.
     """
     environment = {**os.environ, **CHILD_ENVIRONMENT}
     with tempfile.TemporaryFile("w+") as log:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
+        waiter = subprocess.run(
+            [sys.executable, "-c", _WAITER, *command],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        code, wall, cpu, peak = json.loads(waiter.stdout)
+        if code != 0:
             log.seek(0)
-            raise SystemExit(f"{command} ended with code {process.returncode}:\n{log.read()[-3000:]}")
+            raise SystemExit(f"{command} ended with code {code}:\n{log.read()[-3000:]}")
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB on Linux
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * scale)
+    return Cost(wall, cpu, peak * scale)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
