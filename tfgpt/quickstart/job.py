@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from tfgpt.checkpoints.directory import read_json, read_model_config
 from tfgpt.files import write_json
 from tfgpt.quickstart import page
@@ -73,15 +71,12 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
 
 def _train(output: Path, corpus: str | None, budget: str, show: page.Page):
     from tfgpt.commands.backend import load_keras
-    from tfgpt.recipes import make_recipe
+    from tfgpt.recipes import load_recipe
 
     load_keras("the quickstart")
-    path = BUDGETS / f"{budget}.yaml"
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    values["output"] = str(output / "train")
-    values["data"]["corpus"] = corpus
-    values["optimizer"]["learning_rate"] = float(values["optimizer"]["learning_rate"])
-    recipe = make_recipe(values, str(path))
+    recipe = load_recipe(BUDGETS / f"{budget}.yaml")
+    data = recipe.data.model_copy(update={"corpus": corpus})
+    recipe = recipe.model_copy(update={"output": str(output / "train"), "data": data})
     from tfgpt.training.fit import train
 
     return train(recipe, corpus_progress=show.corpus_progress)
