@@ -12,7 +12,7 @@ import tfgpt
 from tfgpt import InputError
 from tfgpt.checkpoints import writers
 from tfgpt.checkpoints.readers import TensorReader
-from tfgpt.checkpoints.rules import TRANSPOSE, Rule, expand
+from tfgpt.checkpoints.rules import TRANSPOSE, Rule, expand, readable, side_by_side, written
 
 
 @pytest.fixture(scope="module", params=["base", "untied"])
@@ -162,10 +162,31 @@ def test_names_do_not_depend_on_where_a_model_was_made(small):
 
 def test_rules_expand_and_invert():
     rows = expand((Rule("a", "b"), Rule("h.{layer}.x", "block_{layer}/y", TRANSPOSE)), num_layers=11)
-    assert [row.source for row in rows] == ["a", *(f"h.{i}.x" for i in range(11))]
+    assert [row.sources for row in rows] == [("a",), *((f"h.{i}.x",) for i in range(11))]
     assert rows[-1].target == "block_10/y"
     tensor = np.arange(6).reshape(2, 3)
     (there,) = rows[1].transform.forward([tensor])
     (back,) = rows[1].transform.inverse([there])
     assert there.shape == (3, 2) and back.flags.c_contiguous
     np.testing.assert_array_equal(back, tensor)
+
+
+def test_tensors_side_by_side_come_apart_again(rng):
+    one, two = rng.normal(size=(4, 3)), rng.normal(size=(2, 3))
+    transform = side_by_side(4, 2)
+    (there,) = transform.forward([one, two])
+    np.testing.assert_array_equal(there, np.concatenate([one.T, two.T], axis=1))
+    back = transform.inverse([there])
+    assert all(tensor.flags.c_contiguous for tensor in back)
+    np.testing.assert_array_equal(back[0], one)
+    np.testing.assert_array_equal(back[1], two)
+    (bias,) = transform.forward([one[:, 0], two[:, 0]])
+    np.testing.assert_array_equal(bias, [*one[:, 0], *two[:, 0]])
+
+
+def test_rows_of_one_target_are_alternatives():
+    rows = [Rule("plain", "x"), Rule(("packed", "scale"), "x"), Rule("c", "z")]
+    assert written(rows) == [rows[0], rows[2]]
+    assert readable(rows, {"packed", "scale", "c"}) == [rows[1], rows[2]]
+    assert readable(rows, {"plain", "packed", "scale", "c"}) == [rows[0], rows[2]]
+    assert readable(rows, {"packed", "c"}) == [rows[0], rows[2]]  # whose lack is then told

@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from tfgpt.checkpoints.readers import TensorReader
-from tfgpt.checkpoints.rules import Rule, expand
+from tfgpt.checkpoints.rules import Rule, expand, readable, written
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
-
-# Anything else is an index, a mask, or a quantized number that a scale belongs to.
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def read_weights(
@@ -30,12 +27,14 @@ def read_weights(
     Raises:
         InputError: a tensor is missing, left over, of another shape than the config says, or not finite.
     """
-    for rule, name in match_names(reader, family, config):
-        yield rule.target, _reading(reader, rule, name, shapes[rule.target])
+    for rule, names in match_names(reader, family, config):
+        yield rule.target, _reading(reader, rule, names, shapes[rule.target])
 
 
-def match_names(reader: TensorReader, family: Family, config: ModelConfig) -> list[tuple[Rule, str]]:
-    """Every row of the weight table with the name of its tensor in the files.
+def match_names(
+    reader: TensorReader, family: Family, config: ModelConfig
+) -> list[tuple[Rule, tuple[str, ...]]]:
+    """The row of the weight table that each weight is read by, with the names of its tensors in the files.
 
     Needs no model: a config that asks for more than the files hold is found before anything of its size is
     made.
@@ -49,33 +48,46 @@ def match_names(reader: TensorReader, family: Family, config: ModelConfig) -> li
             f"{reader.directory}: config.json asks for {config.num_layers} layers, but found only "
             f"{len(published)} tensors: the weights and the config are not of one model"
         )
-    rules = expand(family.weights(config), config.num_layers)
+    rules = readable(expand(family.weights(config), config.num_layers), published)
     _check_names(published, rules, family, reader.directory)
-    return [(rule, published[rule.source]) for rule in rules]
+    return [(rule, tuple(published[name] for name in rule.sources)) for rule in rules]
 
 
-def _reading(reader: TensorReader, rule: Rule, name: str, shape: tuple[int, ...]):
+def _reading(reader: TensorReader, rule: Rule, names: tuple[str, ...], shape: tuple[int, ...]):
     def read() -> np.ndarray:
-        published = reader.read(name)
-        if published.dtype.name not in _FLOATS:
+        spelled = ", ".join(map(repr, names))
+        published = [_read(reader, name, rule.transform.dtypes) for name in names]
+        try:
+            (tensor,) = rule.transform.forward(published)
+        except ValueError:
+            found = ", ".join(str(list(each.shape)) for each in published)
             raise InputError(
-                f"{reader.directory}: tensor {name!r} has dtype {published.dtype.name}: expected one of "
-                f"{', '.join(_FLOATS)}; save the model unquantized"
-            )
-        (tensor,) = rule.transform.forward([published])
+                f"{reader.directory}: tensor {spelled} has shape {found}, which does not make the "
+                f"{list(shape)} of config.json: the weights and the config are not of one model"
+            ) from None
         if tensor.shape != shape:
             raise InputError(
-                f"{reader.directory}: tensor {name!r} has shape {list(tensor.shape)}, but config.json makes "
+                f"{reader.directory}: tensor {spelled} has shape {list(tensor.shape)}, but config.json makes "
                 f"it {list(shape)}: the weights and the config are not of one model"
             )
         # A float sum is NaN or infinite if any element is; no array of flags is made. inf - inf warns.
         with np.errstate(invalid="ignore", over="ignore"):
             total = tensor.sum(dtype=np.float64)
         if not np.isfinite(total):
-            raise InputError(f"{reader.directory}: tensor {name!r} has NaN or infinite values")
+            raise InputError(f"{reader.directory}: tensor {spelled} has NaN or infinite values")
         return tensor
 
     return read
+
+
+def _read(reader: TensorReader, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
+    tensor = reader.read(name)
+    if tensor.dtype.name not in dtypes:
+        raise InputError(
+            f"{reader.directory}: tensor {name!r} has dtype {tensor.dtype.name}: expected one of "
+            f"{', '.join(dtypes)}; save the model unquantized"
+        )
+    return tensor
 
 
 def _published_names(reader: TensorReader, family: Family) -> dict[str, str]:
@@ -92,8 +104,8 @@ def _published_names(reader: TensorReader, family: Family) -> dict[str, str]:
 
 
 def _check_names(published: dict[str, str], rules: list[Rule], family: Family, where) -> None:
-    wanted = {rule.source for rule in rules}
-    missing = [rule.source for rule in rules if rule.source not in published]
+    wanted = dict.fromkeys(name for rule in rules for name in rule.sources)
+    missing = [name for name in wanted if name not in published]
     if missing:
         raise InputError(
             f"{where}: tensor {missing[0]!r} is missing{_and_more(missing)}; the config asks for it: found "
@@ -119,14 +131,13 @@ def published_tensors(
     Raises:
         InputError: the model has a weight that the family's format has no place for, or lacks one.
     """
-    rules = expand(family.weights(config), config.num_layers)
+    rules = written(expand(family.weights(config), config.num_layers))
     extra = sorted(set(weights) - {rule.target for rule in rules})
     missing = sorted({rule.target for rule in rules} - set(weights))
     if extra or missing:
         found = f"has {extra[0]!r}" if extra else f"lacks {missing[0]!r}"
         raise InputError(f"the model {found}: {family.title}'s format has another set of weights")
     for rule in rules:
-        (tensor,) = rule.transform.inverse([weights[rule.target]()])
-        # The head stands outside the base model in every published format.
-        prefix = "" if rule.source.startswith("lm_head.") else family.prefix
-        yield prefix + rule.source, tensor
+        tensors = rule.transform.inverse([weights[rule.target]()])
+        for name, tensor in zip(rule.sources, tensors, strict=True):
+            yield family.published_name(name), tensor

@@ -27,6 +27,7 @@ class Family:
         sizes: size name -> ModelConfig fields.
         weights: the weight table of a config.
         prefix: what a language model's tensors carry before the names in the table.
+        head: how the names of the head begin, which stands outside the prefix.
         ignored: regular expressions of tensors that are derived, not learned.
         read_particulars: config.json values -> the ModelConfig fields that are not one to one.
         write_particulars: the inverse.
@@ -44,6 +45,7 @@ class Family:
     sizes: dict[str, dict[str, Any]]
     weights: Callable[[ModelConfig], tuple[Rule, ...]]
     prefix: str = ""
+    head: str = "lm_head."
     ignored: tuple[str, ...] = ()
     read_particulars: Callable[[dict], dict] = field(default=lambda values: {})
     write_particulars: Callable[[ModelConfig], dict] = field(default=lambda config: {})
@@ -83,6 +85,10 @@ class Family:
         values.update(self.write_particulars(config))
         self._check_stated(config, values)
         return values
+
+    def published_name(self, name: str) -> str:
+        """The name in files of a tensor of the table."""
+        return name if name.startswith(self.head) else self.prefix + name
 
     def _check_stated(self, config: ModelConfig, values: dict[str, Any]) -> None:
         """A checkpoint that reads back as another model would be silently wrong."""
