@@ -10,9 +10,50 @@ from tfgpt import InputError, ModelConfig
 from tfgpt.families.registry import FAMILIES, family, family_of_model_type
 from tfgpt.models.deferred import deferred_variables
 
-# https://huggingface.co/openai-community/gpt2 (-medium, -large, -xl): parameters of the safetensors files,
-# without the causal masks.
-GPT2_COUNTS = {"124m": 124_439_808, "355m": 354_823_168, "774m": 774_030_080, "1558m": 1_557_611_200}
+# Parameters of the published files, without the causal masks and frequencies that some hold as buffers: the
+# "model size" that the hub computes from the safetensors headers, or the paper's own table where it is exact.
+COUNTS = {
+    # https://huggingface.co/openai-community/openai-gpt
+    "gpt1": {"117m": 116_534_784},
+    "gpt2": {
+        # https://huggingface.co/openai-community/gpt2 (-medium, -large, -xl)
+        "124m": 124_439_808,
+        "355m": 354_823_168,
+        "774m": 774_030_080,
+        "1558m": 1_557_611_200,
+        # GPT-2's shapes: https://huggingface.co/microsoft/DialoGPT-small (-medium, -large)
+        "dialogpt-small": 124_439_808,
+        "dialogpt-medium": 354_823_168,
+        "dialogpt-large": 774_030_080,
+        # Dey et al. 2023 round (111M, 256M, 590M, 1.3B, 2.7B, 6.7B, 13B): these follow from table 1's shapes.
+        "cerebras-111m": 111_050_496,
+        "cerebras-256m": 255_977_024,
+        "cerebras-590m": 590_310_912,
+        "cerebras-1.3b": 1_315_723_264,
+        "cerebras-2.7b": 2_651_553_280,
+        "cerebras-6.7b": 6_658_404_352,
+        "cerebras-13b": 12_853_386_240,
+    },
+    # https://huggingface.co/EleutherAI/gpt-neo-125m (-1.3B, -2.7B); the names round these.
+    "gpt_neo": {"125m": 125_198_592, "1.3b": 1_315_575_808, "2.7b": 2_651_307_520},
+    # https://huggingface.co/EleutherAI/gpt-j-6b: the tensors of its config.json.
+    "gptj": {"6b": 6_050_882_784},
+    "gpt_neox": {
+        # https://huggingface.co/EleutherAI/gpt-neox-20b, README: 20,554,567,680
+        "20b": 20_554_567_680,
+        # https://github.com/EleutherAI/pythia, README, "Params" of 70M and larger
+        "pythia-14m": 14_067_712,
+        "pythia-31m": 30_494_720,
+        "pythia-70m": 70_426_624,
+        "pythia-160m": 162_322_944,
+        "pythia-410m": 405_334_016,
+        "pythia-1b": 1_011_781_632,
+        "pythia-1.4b": 1_414_647_808,
+        "pythia-2.8b": 2_775_208_960,
+        "pythia-6.9b": 6_857_302_016,
+        "pythia-12b": 11_846_072_320,
+    },
+}
 # Brown et al. 2020, table 2.1, with its rounding: n_params in units of the last printed digit.
 GPT3_COUNTS = {"125m": 125e6, "350m": 356e6, "760m": 760e6, "1.3b": 1.3e9, "2.7b": 2.7e9, "6.7b": 6.7e9,
                "13b": 13e9, "175b": 175e9}  # fmt: skip
@@ -38,9 +79,10 @@ def count_parameters(config):
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
-def test_gpt2_has_the_published_sizes():
-    counts = {size: count_parameters(family("gpt2").config_of(size)) for size in family("gpt2").sizes}
-    assert counts == GPT2_COUNTS
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt3"])
+def test_sizes_have_the_published_counts(name):
+    counts = {size: count_parameters(family(name).config_of(size)) for size in family(name).sizes}
+    assert counts == COUNTS[name]
 
 
 @pytest.mark.parametrize("size", GPT3_TABLE)
@@ -59,38 +101,89 @@ def test_gpt3_counts(size):
     assert count_parameters(family("gpt3").config_of(size)) == pytest.approx(GPT3_COUNTS[size], rel=tolerance)
 
 
+def spelled_out(config):
+    """The config with what can be said in two ways said in one."""
+    residual, attention, embedding = config.rates
+    return config.replace(
+        attention_pattern=[config.attention_of(layer) for layer in range(config.num_layers)],
+        dropout=residual,
+        attention_dropout=attention,
+        embedding_dropout=embedding,
+    )
+
+
 @pytest.mark.parametrize(("name", "size"), SIZES)
 def test_config_json_round_trips(name, size):
     one = family(name)
     config = one.config_of(size)
     values = one.write_config(config)
     assert family_of_model_type(values["model_type"]) is one
-    again = one.read_config(values)
-    assert again.rates == config.rates
-    same = {"attention_dropout": None, "embedding_dropout": None}
-    assert again.replace(**same) == config.replace(**same)
+    assert spelled_out(one.read_config(values)) == spelled_out(config)
+
+
+# The choices that the config.json of each family can state, none of them at its default.
+_RATES = {"dropout": 0.1, "attention_dropout": 0.2}
+_STATED = {
+    "norm_epsilon": 1e-3,
+    "activation": "relu",
+    "initializer_range": 0.5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+}
+_GPT2 = {
+    "intermediate_dim": 50,
+    "score_scale": 1.0,
+    "scale_by_inverse_layer": True,
+    "tie_embeddings": False,
+    "embedding_dropout": 0.3,
+}
+CHOICES = {
+    "gpt1": {"residual": "post_norm", "tie_embeddings": False, "embedding_dropout": 0.3},
+    "gpt2": _GPT2,
+    "gpt3": {**_GPT2, "attention_pattern": ("local", "global", "local"), "window": 7, "head_dim": 12},
+    "gpt_neo": {
+        "intermediate_dim": 50,
+        "score_scale": 1.0,
+        "attention_bias": False,
+        "attention_pattern": ("local", "global", "local"),
+        "window": 7,
+        "tie_embeddings": False,
+        "embedding_dropout": 0.3,
+    },
+    "gptj": {
+        "intermediate_dim": 50,
+        "residual": "parallel_one_norm",
+        "positions": "rotary_interleaved",
+        "rotary_dim": 6,
+        "attention_bias": False,
+        "attention_output_bias": False,
+        "tie_embeddings": False,
+        "head_bias": True,
+        "embedding_dropout": 0.3,
+    },
+    "gpt_neox": {
+        "intermediate_dim": 50,
+        "residual": "pre_norm",
+        "positions": "rotary_split",
+        "rotary_dim": 6,
+        "rotary_base": 500.0,
+        "attention_bias": False,
+        "attention_output_bias": False,
+        "tie_embeddings": True,
+    },
+}
+
+
+def config_with_every_choice(name):
+    return ModelConfig(100, 64, 3, 4, 32, family=name, **_STATED, **_RATES, **CHOICES[name])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_choice_of_a_config_json_round_trips(name):
-    config = ModelConfig(
-        100, 64, 3, 4, 32,
-        family=name,
-        intermediate_dim=50,
-        norm_epsilon=1e-3,
-        activation="relu",
-        score_scale=1.0,
-        scale_by_inverse_layer=True,
-        tie_embeddings=False,
-        dropout=0.1,
-        attention_dropout=0.2,
-        embedding_dropout=0.3,
-        initializer_range=0.5,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
-    )  # fmt: skip
-    assert family(name).read_config(family(name).write_config(config)) == config
+    config = config_with_every_choice(name)
+    again = family(name).read_config(family(name).write_config(config))
+    assert spelled_out(again) == spelled_out(config)
 
 
 def test_gpt3_banded_patterns_round_trip():
@@ -124,11 +217,12 @@ def test_every_weight_of_a_model_has_a_row(name):
     """The table's targets are the model's weights, no more and no fewer."""
     from tfgpt.checkpoints.rules import expand
 
-    for tied in (True, False):
-        config = ModelConfig(13, 8, 2, 2, 8, family=name, tie_embeddings=tied)
+    published = family(name).config_of(next(iter(family(name).sizes)))
+    for config in (config_with_every_choice(name), published):
         with deferred_variables():
             named = tfgpt.CausalLM(config).named_weights()
-        assert {row.target for row in expand(family(name).weights(config), 2)} == set(named)
+        rows = expand(family(name).weights(config), config.num_layers)
+        assert {row.target for row in rows} == set(named)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -7,7 +7,8 @@ https://huggingface.co/openai-community/gpt2 (-medium, -large, -xl).
 
 from tfgpt.checkpoints.rules import TRANSPOSE, Rule
 from tfgpt.config import ModelConfig
-from tfgpt.errors import InputError, nearest
+from tfgpt.errors import InputError
+from tfgpt.families.activations import read_activation, write_activation
 from tfgpt.families.family import Family
 
 _COMMON = {
@@ -18,11 +19,26 @@ _COMMON = {
     "eos_token_id": 50256,
 }
 
+_CEREBRAS = {**_COMMON, "context_length": 2048, "activation": "gelu", "dropout": 0.0}
+
 SIZES = {
     "124m": {**_COMMON, "num_layers": 12, "num_heads": 12, "hidden_dim": 768},
     "355m": {**_COMMON, "num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
     "774m": {**_COMMON, "num_layers": 36, "num_heads": 20, "hidden_dim": 1280},
     "1558m": {**_COMMON, "num_layers": 48, "num_heads": 25, "hidden_dim": 1600},
+    # Zhang et al. 2020, "DialoGPT" (arXiv:1911.00536): https://huggingface.co/microsoft/DialoGPT-small
+    # (-medium, -large).
+    "dialogpt-small": {**_COMMON, "num_layers": 12, "num_heads": 12, "hidden_dim": 768},
+    "dialogpt-medium": {**_COMMON, "num_layers": 24, "num_heads": 16, "hidden_dim": 1024},
+    "dialogpt-large": {**_COMMON, "num_layers": 36, "num_heads": 20, "hidden_dim": 1280},
+    # Dey et al. 2023, "Cerebras-GPT" (arXiv:2304.03208), table 1: https://huggingface.co/cerebras
+    "cerebras-111m": {**_CEREBRAS, "num_layers": 10, "num_heads": 12, "hidden_dim": 768},
+    "cerebras-256m": {**_CEREBRAS, "num_layers": 14, "num_heads": 17, "hidden_dim": 1088},
+    "cerebras-590m": {**_CEREBRAS, "num_layers": 18, "num_heads": 12, "hidden_dim": 1536},
+    "cerebras-1.3b": {**_CEREBRAS, "num_layers": 24, "num_heads": 16, "hidden_dim": 2048},
+    "cerebras-2.7b": {**_CEREBRAS, "num_layers": 32, "num_heads": 32, "hidden_dim": 2560},
+    "cerebras-6.7b": {**_CEREBRAS, "num_layers": 32, "num_heads": 32, "hidden_dim": 4096},
+    "cerebras-13b": {**_CEREBRAS, "num_layers": 40, "num_heads": 40, "hidden_dim": 5120},
 }
 
 # transformers' Conv1D keeps [in, out], as Keras does: nothing is transposed.
@@ -45,15 +61,6 @@ WEIGHTS = (
     Rule("ln_f.bias", "decoder/final_norm/offset"),
 )
 UNTIED_HEAD = (Rule("lm_head.weight", "head/kernel", TRANSPOSE),)
-
-# activation_function of config.json: transformers' names for the three functions.
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-}
 
 FIELDS = {
     "vocab_size": "vocabulary_size",
@@ -104,14 +111,11 @@ def read_particulars(values: dict) -> dict:
         raise InputError(
             "add_cross_attention is true: expected a decoder without an encoder, which tfgpt builds"
         )
-    name = values["activation_function"]
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise InputError(f"activation_function is {name!r}{nearest(str(name), ACTIVATIONS)}")
     scaled = values["scale_attn_weights"]
     if not isinstance(scaled, bool):
         raise InputError(f"scale_attn_weights is {scaled!r}: expected true or false")
     scale = None if scaled else 1.0
-    return {"activation": ACTIVATIONS[name], "score_scale": scale}
+    return {"activation": read_activation(values, "activation_function"), "score_scale": scale}
 
 
 def write_particulars(config: ModelConfig) -> dict:
@@ -130,10 +134,9 @@ def write_particulars(config: ModelConfig) -> dict:
 
 def stated_choices(config: ModelConfig) -> dict:
     """The keys that `read_particulars` reads, and the rates of dropout that follow another."""
-    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     _, attention, embedding = config.rates
     return {
-        "activation_function": theirs[config.activation.value],
+        "activation_function": write_activation(config),
         "scale_attn_weights": config.score_scale is None,
         "attn_pdrop": attention,
         "embd_pdrop": embedding,
