@@ -124,7 +124,7 @@ output: out
         (["train", "corpus/0.txt"], "0.txt"),
         (["train", "recipe.yaml", "--set", "training.stepz=1"], "did you mean 'steps'"),
         (["train", "recipe.yaml", "--set", "training"], "key.path=value"),
-        (["train", "recipe.yaml", "--set", "training.steps=3"], "multiple"),
+        (["train", "recipe.yaml", "--set", "training.micro_batches=3"], "multiple"),
         (["train", "recipe.yaml", "--set", "data.corpus=nowhere"], "nowhere"),
         (["train", "recipe.yaml", "--set", "output=corpus/0.txt"], "is a file"),
         (["train", "recipe.yaml", "--set", "model.hidden_dim=7", "--set", "model.num_heads=2"], "7"),

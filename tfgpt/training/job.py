@@ -104,15 +104,15 @@ def make_config(recipe: Recipe, tokenizer) -> ModelConfig:
 
 def make_schedule(recipe: Recipe):
     """The learning rate over the steps."""
-    schedule, steps = recipe.schedule, recipe.training.steps
+    schedule, steps, warmup_steps = recipe.schedule, recipe.training.steps, recipe.warmup_steps
     peak = recipe.optimizer.learning_rate
     final = peak * schedule.final_fraction
     if schedule.kind == "constant":
-        return WarmupConstant(peak, schedule.warmup_steps)
+        return WarmupConstant(peak, warmup_steps)
     if schedule.kind == "cosine":
-        return WarmupCosine(peak, steps, schedule.warmup_steps, final)
-    decay_steps = min(max(1, round(steps * schedule.decay_fraction)), steps - schedule.warmup_steps)
-    return WarmupStableDecay(peak, steps, decay_steps, schedule.warmup_steps, final)
+        return WarmupCosine(peak, steps, warmup_steps, final)
+    decay_steps = min(max(1, round(steps * schedule.decay_fraction)), steps - warmup_steps)
+    return WarmupStableDecay(peak, steps, decay_steps, warmup_steps, final)
 
 
 def make_optimizer(recipe: Recipe) -> AdamW:
