@@ -5,8 +5,8 @@ With 500 steps, a validation every 200 and a checkpoint every 100 or 150:
     due every 100       100   200   300   400   500        one part of 5 epochs of 100 steps
     due every 150   150  200   300    400  450  500        parts of 150; 50; 2 x 100; 2 x 50 steps
 
-A part is one call of `fit`, whose epochs all have the same number of steps; something is due after the last of them
-in every epoch, and always after the last step of the run.
+A part is one call of `fit`, whose epochs have the same number of steps; something is due after the last step
+of every epoch, and always after the last step of the run.
 """
 
 import itertools
