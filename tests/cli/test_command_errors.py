@@ -1,5 +1,6 @@
 """Whatever a user gets wrong is one line on standard error and exit code 2, and nothing is lost or left."""
 
+import contextlib
 import errno
 import io
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfgpt.cli import main
+from tfgpt.errors import InputError
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 
 
@@ -237,6 +239,22 @@ def test_somebody_elses_files_are_never_deleted(place, refused, capsys):
     assert (thesis / "adapter.safetensors").read_text() == "mine"
     assert len(list(thesis.rglob("chapter.txt"))) == 4
     assert not [name for name in os.listdir(place) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("arguments", [["train", "recipe.yaml"], ["quickstart", "--output", "new"]])
+def test_training_commands_choose_the_passes_of_xla(place, refused, monkeypatch, arguments):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    seen = []
+
+    def train(*arguments, **options):
+        seen.append(os.environ.get("XLA_FLAGS"))
+        raise InputError("enough")
+
+    monkeypatch.setattr("tfgpt.training.fit.train", train)
+    (place / "recipe.yaml").write_text(TRAIN)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert "enough" in refused(*arguments)
+    assert seen == ["--xla_disable_hlo_passes=tree_reduction_rewriter"]
 
 
 def test_home_is_expanded(place, monkeypatch, capsys):

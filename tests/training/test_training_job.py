@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from tfgpt.recipes import make_recipe
 from tfgpt.tokenizers.loading import load_tokenizer
 from tfgpt.training.callbacks import StepCallback
 from tfgpt.training.fit import train
-from tfgpt.training.job import make_config, make_optimizer, make_schedule
+from tfgpt.training.job import make_config, make_job, make_optimizer, make_schedule
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,13 @@ def test_a_job_from_text_to_model(corpus, tmp_path):
     again, lines = run(make(corpus, tmp_path))
     assert "going on at step 12 of 12" in lines[1]
     assert again.metrics["validation"] == reported
+
+
+def test_the_environment_is_left_as_it_is(corpus, tmp_path):
+    """Flags for XLA are set by the commands, which own their process."""
+    before = dict(os.environ)
+    assert make_job(make(corpus, tmp_path, training={"jit": True})).jit
+    assert dict(os.environ) == before
 
 
 def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):

@@ -78,7 +78,9 @@ def _train(output: Path, corpus: str | None, budget: str, show: page.Page):
     data = recipe.data.model_copy(update={"corpus": corpus})
     recipe = recipe.model_copy(update={"output": str(output / "train"), "data": data})
     from tfgpt.training.fit import train
+    from tfgpt.training.strategy import tune_cpu_compiler
 
+    tune_cpu_compiler()
     return train(recipe, corpus_progress=show.corpus_progress)
 
 

@@ -15,7 +15,7 @@ from tfgpt.recipes import Recipe
 from tfgpt.tokenizers.loading import load_tokenizer
 from tfgpt.training.optimizer import AdamW
 from tfgpt.training.schedules import WarmupConstant, WarmupCosine, WarmupStableDecay
-from tfgpt.training.strategy import make_strategy, resolve_jit, resolve_precision, tune_cpu_compiler
+from tfgpt.training.strategy import make_strategy, resolve_jit, resolve_precision
 from tfgpt.training.throughput import flops_per_token
 
 _LEARNED = ("byte_pair", "character")
@@ -155,8 +155,6 @@ def make_job(recipe: Recipe, progress=None) -> Job:
         flops = flops_per_token(config, model.count_params())
         per_replica = flops * training.batch_size * recipe.data.context_length / strategy.num_replicas_in_sync
         jit = resolve_jit(training.jit, precision, per_replica)
-        if jit:
-            tune_cpu_compiler()
         model.compile(
             make_optimizer(recipe),
             micro_batches=training.micro_batches,
