@@ -141,6 +141,13 @@ def in_turn(directory: str | os.PathLike) -> Iterator[None]:
                 directory.rmdir()
 
 
+def visible_entries(directory: str | os.PathLike) -> list[Path]:
+    """What a directory holds, sorted, hidden files left out; nothing where there is none."""
+    directory = Path(directory)
+    there = directory.iterdir() if directory.is_dir() else ()
+    return sorted(entry for entry in there if not entry.name.startswith("."))
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, atomically."""
     with replacing_file(path) as temporary:

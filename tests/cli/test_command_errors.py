@@ -257,6 +257,27 @@ def test_training_commands_choose_the_passes_of_xla(place, refused, monkeypatch,
     assert seen == ["--xla_disable_hlo_passes=tree_reduction_rewriter"]
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "recipe.json", "results.json", "model"])
+@pytest.mark.parametrize("command", [["train", "recipe.yaml"], ["quickstart", "--output", "out"]])
+def test_training_overwrites_nobodys_results(place, refused, command, name):
+    """An output that is not empty and no job's: refused, and as it was."""
+    (place / "recipe.yaml").write_text(TRAIN)
+    (place / "out").mkdir()
+    (place / "out" / name).write_text('{"accuracy": 1}')
+    assert f"found {name} in out" in refused(*command)
+    assert {entry.name: entry.read_text() for entry in (place / "out").iterdir()} == {name: '{"accuracy": 1}'}
+
+
+def test_a_jobs_own_output_is_gone_on_with_whatever_lies_beside(place, refused, capsys):
+    (place / "recipe.yaml").write_text(TRAIN)
+    assert main(["train", "recipe.yaml"]) == 0
+    (place / "out/notes.txt").write_text("mine")
+    assert main(["train", "recipe.yaml", "--set", "training.steps=3"]) == 0
+    assert "going on at step 2 of 3" in capsys.readouterr().err
+    assert (place / "out/notes.txt").read_text() == "mine"
+    assert "schedule.warmup_steps" in refused("train", "recipe.yaml", "--set", "schedule.warmup_steps=0")
+
+
 def test_home_is_expanded(place, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(place))
     assert main(["convert", "~/model", "~/copy"]) == 0

@@ -33,6 +33,7 @@ from tfgpt.training.callbacks import (
 )
 from tfgpt.training.job import Job, make_job
 from tfgpt.training.looks import attention_look, sample_look
+from tfgpt.training.output import check_output
 from tfgpt.training.parts import OneTraining, parts_of
 from tfgpt.training.progress import Progress
 from tfgpt.training.resume import Checkpoints, build_for_training, restore
@@ -96,9 +97,11 @@ def train(
         corpus_progress: `progress(stage, done, total)` of `tfgpt.data.prepare.prepare_corpus`.
 
     Raises:
-        InputError: a recipe that does not fit text, machine, itself, or the checkpoints in its output.
+        InputError: a recipe that does not fit text, machine, itself, or the checkpoints in its output, or an
+            output that holds something else.
     """
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+    check_output(recipe.output)
     job = make_job(recipe, corpus_progress)
     say(job.describe())
     build_for_training(job.model)
