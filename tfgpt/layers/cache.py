@@ -113,7 +113,7 @@ class FixedCache(NamedTuple):
         length, capacity = _known(pasts[-1].length), pasts[-1].key.shape[2]
         if length is not None and length > capacity:
             raise InputError(
-                f"found {length} tokens for a cache with a capacity of {capacity}, expected no more than that; "
+                f"found {length} tokens for a cache with a capacity of {capacity}, expected no more; "
                 "make a larger one, or give fewer tokens"
             )
         keys, values = tuple(past.key for past in pasts), tuple(past.value for past in pasts)
