@@ -47,7 +47,9 @@ def prepare_recipe(num_steps: int):
     """What `tfgpt train configs/pretrain/tinyshakespeare_char.yaml` does, with its own data and optimizer."""
     from tfgpt.recipes import load_recipe
     from tfgpt.training.fit import train as train_recipe
+    from tfgpt.training.strategy import tune_cpu_compiler
 
+    tune_cpu_compiler()  # as the command does
     corpus = shakespeare.load()
 
     def train(seed: int) -> shakespeare.Predict:

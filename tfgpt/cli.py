@@ -67,7 +67,7 @@ def _heard_interrupts(interrupts: list[int]) -> Iterator[None]:
 
     def insist(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(0.1, _thread.interrupt_main).start()
+            threading.Timer(0.1, _interrupt_main_thread).start()
         else:
             hook(unraisable)
 
@@ -81,6 +81,14 @@ def _heard_interrupts(interrupts: list[int]) -> Iterator[None]:
         sys.unraisablehook = hook
         if is_ours:
             signal.signal(signal.SIGINT, handler)
+
+
+def _interrupt_main_thread() -> None:
+    """Ctrl-C once more, by a real signal where there is one: it also ends a call that waits."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -119,6 +119,35 @@ def working_in(directory: str | os.PathLike) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def in_turn(directory: str | os.PathLike) -> Iterator[None]:
+    """Makes `directory` and waits until no other process is within this block for the same one.
+
+    The lock ends with its process, however that ends. A file system without locks lets everybody in at once.
+    A directory that was made here and has stayed empty is removed again.
+    """
+    directory = Path(directory)
+    is_new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = _locked(directory / ".lock") if fcntl is not None else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            (directory / ".lock").unlink(missing_ok=True)
+            os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something
+                directory.rmdir()
+
+
+def visible_entries(directory: str | os.PathLike) -> list[Path]:
+    """What a directory holds, sorted, hidden files left out; nothing where there is none."""
+    directory = Path(directory)
+    there = directory.iterdir() if directory.is_dir() else ()
+    return sorted(entry for entry in there if not entry.name.startswith("."))
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, atomically."""
     with replacing_file(path) as temporary:
@@ -204,6 +233,24 @@ def _in_use(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """The handle of a file at `path` that this process alone has locked; waits for it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except OSError:  # a file system without locks
+            return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # whoever had it before has deleted the file: this one is nobody's any more
 
 
 def _lock(handle: int) -> bool:

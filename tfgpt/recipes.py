@@ -76,7 +76,7 @@ class ScheduleSection(Section):
     """The learning rate over the steps; see `tfgpt.training.schedules`."""
 
     kind: Literal["cosine", "warmup_stable_decay", "constant"] = "cosine"
-    warmup_steps: NotNegative = 100
+    warmup_steps: NotNegative | None = None  # null: 100, or a tenth of the steps where that is less
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1  # of the learning rate, at the last step
     decay_fraction: Fraction = 0.2  # of the steps, for warmup_stable_decay
 
@@ -91,9 +91,9 @@ class TrainingSection(Section):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     jit: bool | Literal["auto"] = "auto"  # XLA; the rule is in tfgpt.training.strategy
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
-    steps_per_execution: Positive = 1
-    validate_every: Positive = 250  # steps
-    checkpoint_every: Positive = 250  # steps; a multiple of validate_every, or a divisor of it
+    steps_per_execution: Positive = 1  # fewer where a validation or a checkpoint is due before
+    validate_every: Positive = 250  # steps; and after the last one
+    checkpoint_every: Positive = 250  # steps; and after the last one
     keep_last: Positive = 2  # checkpoints
     early_stopping_patience: Positive | None = None  # validations without improvement
     ema_momentum: Fraction | None = None  # average the weights: validate and keep the average
@@ -124,28 +124,19 @@ class Recipe(Section):
     output: str = "output"
 
     @property
-    def epoch_steps(self) -> int:
-        """Steps between two points where something is due: a validation or a checkpoint."""
-        return min(self.training.validate_every, self.training.checkpoint_every)
+    def warmup_steps(self) -> int:
+        """Steps of warmup: as stated, or else 100, but no more than a tenth of all."""
+        stated = self.schedule.warmup_steps
+        return min(100, self.training.steps // 10) if stated is None else stated
 
     @model_validator(mode="after")
     def _check_sizes(self):
         training = self.training
         _multiple("training.batch_size", training.batch_size, "micro_batches", training.micro_batches)
-        small, large = sorted((training.validate_every, training.checkpoint_every))
-        if large % small:
+        if self.schedule.kind != "constant" and self.warmup_steps >= training.steps:
             raise ValueError(
-                f"found training.validate_every {training.validate_every} and checkpoint_every "
-                f"{training.checkpoint_every}, expected one to be a multiple of the other"
-            )
-        _multiple("training.steps", training.steps, "validate_every", training.validate_every)
-        _multiple("training.steps", training.steps, "checkpoint_every", training.checkpoint_every)
-        name = "the shorter of validate_every and checkpoint_every"
-        _multiple(name, small, "steps_per_execution", training.steps_per_execution)
-        if self.schedule.kind != "constant" and self.schedule.warmup_steps >= training.steps:
-            raise ValueError(
-                f"found schedule.warmup_steps {self.schedule.warmup_steps}, expected fewer than the "
-                f"{training.steps} of training.steps"
+                f"found schedule.warmup_steps {self.warmup_steps}, expected fewer than the "
+                f"{training.steps} of training.steps; leave it out to take a tenth of them"
             )
         return self
 

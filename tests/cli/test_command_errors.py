@@ -1,5 +1,6 @@
 """Whatever a user gets wrong is one line on standard error and exit code 2, and nothing is lost or left."""
 
+import contextlib
 import errno
 import io
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfgpt.cli import main
+from tfgpt.errors import InputError
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 
 
@@ -124,7 +126,7 @@ output: out
         (["train", "corpus/0.txt"], "0.txt"),
         (["train", "recipe.yaml", "--set", "training.stepz=1"], "did you mean 'steps'"),
         (["train", "recipe.yaml", "--set", "training"], "key.path=value"),
-        (["train", "recipe.yaml", "--set", "training.steps=3"], "multiple"),
+        (["train", "recipe.yaml", "--set", "training.micro_batches=3"], "multiple"),
         (["train", "recipe.yaml", "--set", "data.corpus=nowhere"], "nowhere"),
         (["train", "recipe.yaml", "--set", "output=corpus/0.txt"], "is a file"),
         (["train", "recipe.yaml", "--set", "model.hidden_dim=7", "--set", "model.num_heads=2"], "7"),
@@ -237,6 +239,43 @@ def test_somebody_elses_files_are_never_deleted(place, refused, capsys):
     assert (thesis / "adapter.safetensors").read_text() == "mine"
     assert len(list(thesis.rglob("chapter.txt"))) == 4
     assert not [name for name in os.listdir(place) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("arguments", [["train", "recipe.yaml"], ["quickstart", "--output", "new"]])
+def test_training_commands_choose_the_passes_of_xla(place, refused, monkeypatch, arguments):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    seen = []
+
+    def train(*arguments, **options):
+        seen.append(os.environ.get("XLA_FLAGS"))
+        raise InputError("enough")
+
+    monkeypatch.setattr("tfgpt.training.fit.train", train)
+    (place / "recipe.yaml").write_text(TRAIN)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert "enough" in refused(*arguments)
+    assert seen == ["--xla_disable_hlo_passes=tree_reduction_rewriter"]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "recipe.json", "results.json", "model"])
+@pytest.mark.parametrize("command", [["train", "recipe.yaml"], ["quickstart", "--output", "out"]])
+def test_training_overwrites_nobodys_results(place, refused, command, name):
+    """An output that is not empty and no job's: refused, and as it was."""
+    (place / "recipe.yaml").write_text(TRAIN)
+    (place / "out").mkdir()
+    (place / "out" / name).write_text('{"accuracy": 1}')
+    assert f"found {name} in out" in refused(*command)
+    assert {entry.name: entry.read_text() for entry in (place / "out").iterdir()} == {name: '{"accuracy": 1}'}
+
+
+def test_a_jobs_own_output_is_gone_on_with_whatever_lies_beside(place, refused, capsys):
+    (place / "recipe.yaml").write_text(TRAIN)
+    assert main(["train", "recipe.yaml"]) == 0
+    (place / "out/notes.txt").write_text("mine")
+    assert main(["train", "recipe.yaml", "--set", "training.steps=3"]) == 0
+    assert "going on at step 2 of 3" in capsys.readouterr().err
+    assert (place / "out/notes.txt").read_text() == "mine"
+    assert "schedule.warmup_steps" in refused("train", "recipe.yaml", "--set", "schedule.warmup_steps=0")
 
 
 def test_home_is_expanded(place, monkeypatch, capsys):

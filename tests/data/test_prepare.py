@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,65 @@ def test_interrupted_and_called_again(source, tmp_path, monkeypatch):
     assert corpus.validation.all_tokens().tolist() == expected.validation.all_tokens().tolist()
 
 
+PREPARE = """
+import json, sys, time
+from pathlib import Path
+from tfgpt.data.corpus import CorpusOptions
+from tfgpt.data.prepare import prepare_corpus
+
+source, directory, name, other = map(Path, sys.argv[1:])
+stages = []
+
+def progress(stage, done, total):
+    if not stages:
+        # Whoever works gives the other process the time to arrive in the middle of it.
+        name.touch()
+        while not other.exists():
+            time.sleep(0.01)
+        time.sleep(0.5)
+    stages.append(stage)
+
+name.with_suffix(".here").touch()
+options = CorpusOptions(vocabulary_size=300, validation_fraction=0.2)
+corpus = prepare_corpus(source, directory, options, None, progress)
+print(json.dumps([sorted(set(stages)), corpus.report, corpus.train.all_tokens().tolist()]))
+"""
+
+
+def test_processes_that_prepare_the_same_wait_for_the_first(source, tmp_path):
+    """As the workers of a multi-worker job do."""
+    root = Path(__file__).resolve().parents[2]
+    names = [tmp_path / "a", tmp_path / "b"]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, source, tmp_path / "out", one, other.with_suffix(".here")],
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for one, other in (names, names[::-1])
+    ]
+    found = [json.loads(child.communicate(timeout=300)[0]) for child in children]
+    assert sorted(len(stages) for stages, _, _ in found) == [0, 4]  # one did all of it, the other nothing
+    assert found[0][1:] == found[1][1:]
+    assert sorted(os.listdir(tmp_path / "out")) == ["report.json", "tokenizer", "train", "validation"]
+
+
+def test_a_corpus_that_is_being_replaced_is_not_taken_for_one(source, tmp_path):
+    given = BytePairTokenizer.train(["another text altogether " * 9], 270)
+    prepare_corpus(source, tmp_path / "out", OPTIONS, given)
+    (source / "39.txt").write_text("changed\n")
+
+    def interrupt(stage, done, total):
+        if stage == "validation":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_corpus(source, tmp_path / "out", OPTIONS, given, interrupt)
+    with pytest.raises(InputError, match="tokens of another corpus"):
+        PreparedCorpus.open(tmp_path / "out")
+
+
 def test_a_given_tokenizer_is_used_and_not_taken_for_a_learned_one(source, tmp_path):
     given = BytePairTokenizer.train(["another text altogether " * 9], 270)
     corpus = prepare_corpus(source, tmp_path / "out", OPTIONS, tokenizer=given)
@@ -205,9 +266,6 @@ def test_errors(source, tmp_path):
 
 
 def test_no_tensorflow():
-    import subprocess
-    import sys
-
     program = (
         "import sys, tfgpt.data.prepare, tfgpt.data.dataset, tfgpt.evaluation.baselines\n"
         "assert not {'tensorflow', 'keras', 'transformers'} & set(sys.modules)"

@@ -122,3 +122,24 @@ def test_a_text_longer_than_the_context_is_refused(recorded):
     model, _ = recorded
     with pytest.raises(tfgpt.InputError, match="found 65 tokens, expected at most the context of 64"):
         model(np.ones((1, 65), "int32"))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["eager", "graph"])
+def test_a_full_cache_takes_no_more_tokens(gpt2_directory, inside):
+    import tensorflow as tf
+
+    from tfgpt.errors import InputError
+
+    model = tfgpt.CausalLM.from_pretrained(gpt2_directory)
+    token_ids = np.array([[1, 2, 3]])
+    _, cache = model(token_ids, cache=model.empty_cache(batch_size=1, capacity=5))
+    if inside:
+        # The length is no number there: slots are clamped, and shapes stay.
+        _, after = tf.function(lambda ids, cache: model(ids, cache=cache))(token_ids, cache)
+        assert after.keys[0].shape == cache.keys[0].shape
+        return
+    _, full = model(token_ids[:, :2], cache=cache)
+    assert int(full.length) == 5
+    for wrong, ids in ((cache, token_ids), (full, token_ids[:, :1])):
+        with pytest.raises(InputError, match="tokens for a cache with a capacity of 5"):
+            model(ids, cache=wrong)

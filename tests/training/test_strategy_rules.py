@@ -1,13 +1,20 @@
 """Names in recipes become devices, policies and XLA by written rules."""
 
 import json
+import os
 
 import pytest
 
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.models.causal_lm import CausalLM
-from tfgpt.training.strategy import is_chief, make_strategy, resolve_jit, resolve_precision
+from tfgpt.training.strategy import (
+    is_chief,
+    make_strategy,
+    resolve_jit,
+    resolve_precision,
+    tune_cpu_compiler,
+)
 from tfgpt.training.throughput import flops_per_token, flops_utilisation
 
 
@@ -52,6 +59,18 @@ def test_rules_on_cpu():
     assert resolve_jit("auto", "float32", 8e11) is False
     assert resolve_jit("auto", "mixed_bfloat16", 4e9) is False
     assert (resolve_jit(True, "mixed_bfloat16", 8e11), resolve_jit(False, "float32", 1.0)) == (True, False)
+
+
+def test_passes_that_somebody_chose_stay_chosen(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    tune_cpu_compiler()
+    assert os.environ["XLA_FLAGS"] == "--xla_disable_hlo_passes=tree_reduction_rewriter"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    tune_cpu_compiler()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_disable_hlo_passes=tree_reduction_rewriter"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_disable_hlo_passes=other")
+    tune_cpu_compiler()
+    assert os.environ["XLA_FLAGS"] == "--xla_disable_hlo_passes=other"
 
 
 def test_flops_of_gpt2_124m():

@@ -145,6 +145,16 @@ def test_mixed_precision_computes_the_loss_in_float32():
     assert found == pytest.approx(numpy_loss(model, *batch), abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_too_coarse_to_learn_are_warned_of(dtype):
+    model = make_model(dtype)
+    with pytest.warns(UserWarning, match=f"trainable weights in {dtype}.*'mixed_{dtype}'"):
+        model.compile("adam")
+    model.trainable = False  # nothing to train: nothing to say, and warnings are errors here
+    model.compile("adam")
+    make_model(f"mixed_{dtype}").compile("adam")
+
+
 def test_loss_scaling_leaves_the_reported_norm_and_skips_what_overflows():
     batch = make_batches()
     reference = make_model()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import keras
 import numpy as np
@@ -12,8 +13,9 @@ from tfgpt.errors import InputError
 from tfgpt.evaluation.perplexity import evaluate
 from tfgpt.recipes import make_recipe
 from tfgpt.tokenizers.loading import load_tokenizer
+from tfgpt.training.callbacks import StepCallback
 from tfgpt.training.fit import train
-from tfgpt.training.job import make_config, make_optimizer, make_schedule
+from tfgpt.training.job import make_config, make_job, make_optimizer, make_schedule
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,13 @@ def test_a_job_from_text_to_model(corpus, tmp_path):
     assert again.metrics["validation"] == reported
 
 
+def test_the_environment_is_left_as_it_is(corpus, tmp_path):
+    """Flags for XLA are set by the commands, which own their process."""
+    before = dict(os.environ)
+    assert make_job(make(corpus, tmp_path, training={"jit": True})).jit
+    assert dict(os.environ) == before
+
+
 def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):
     run(make(corpus, tmp_path))
     longer, lines = run(make(corpus, tmp_path, training={"steps": 18, "keep_last": 1}))
@@ -84,8 +93,61 @@ def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):
         run(make(corpus, tmp_path, optimizer={"learning_rate": 0.02}))
     with pytest.raises(InputError, match=r"model.hidden_dim 16, expected 32"):
         run(make(corpus, tmp_path, model={"hidden_dim": 16}))
-    with pytest.raises(InputError, match=r"step 18, expected a multiple of 4"):
-        run(make(corpus, tmp_path, training={"steps": 24, "validate_every": 4, "checkpoint_every": 4}))
+    # Other intervals too, which do not fit the step that it goes on from.
+    settings = {"steps": 25, "validate_every": 4, "checkpoint_every": 5, "steps_per_execution": 2}
+    longest, lines = run(make(corpus, tmp_path, training=settings))
+    assert "going on at step 18 of 25" in lines[1]
+    assert longest.metrics["steps"] == 25
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000020",
+        "step-00000025",
+    ]
+
+
+def test_validations_and_checkpoints_at_any_interval(corpus, tmp_path):
+    """At their multiples and after the last step, whatever divides what; the weights do not depend on it."""
+
+    class Watch(StepCallback):
+        def __init__(self):
+            super().__init__()
+            self.validated, self.seen, self.epochs, self.begun = [], [], [], 0
+
+        def on_train_begin(self, logs=None):
+            super().on_train_begin(logs)
+            self.begun += 1
+
+        def on_train_end(self, logs=None):
+            self.begun += 10
+
+        def on_step_end(self, step, logs):
+            self.seen.append(step)
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs.append(epoch)
+            assert self.step == int(self.model.optimizer.iterations)
+            if "val_loss" in logs:
+                self.validated.append(self.step)
+
+    weights = []
+    for name, settings in (
+        ("one", {"validate_every": 250, "checkpoint_every": 250, "steps_per_execution": 1}),
+        ("two", {"validate_every": 4, "checkpoint_every": 3, "steps_per_execution": 2, "keep_last": 9}),
+    ):
+        watch = Watch()
+        result, _ = run(make(corpus, tmp_path / name, training={"steps": 11, **settings}), [watch])
+        assert watch.begun == 11  # once, and ended once
+        assert result.metrics["steps"] == 11
+        weights.append(result.load_model().get_weights())
+        if name == "one":
+            assert (watch.validated, watch.seen, watch.epochs) == ([11], list(range(1, 12)), [0])
+        else:
+            assert watch.validated == [4, 8, 11]
+            assert watch.epochs == list(range(6))  # they end at 3, 4, 6, 8, 9 and 11
+    kept = sorted(path.name for path in (tmp_path / "two/checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (3, 6, 9, 11)]
+    assert (tmp_path / "one/checkpoints/step-00000011").is_dir()
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_what_a_finished_job_measured_stays(corpus, tmp_path):

@@ -30,7 +30,9 @@ def run(arguments) -> int:
 
     load_keras("training")
     from tfgpt.training.fit import train
+    from tfgpt.training.strategy import tune_cpu_compiler
 
+    tune_cpu_compiler()
     # The workers of a multi-worker job share one output on purpose.
     alone = contextlib.nullcontext() if "TF_CONFIG" in os.environ else working_in(recipe.output)
     with alone:

@@ -21,7 +21,7 @@ from tfgpt.data.shards import TokenShards
 from tfgpt.data.splitting import name_hash
 from tfgpt.data.text import CorpusFile, Document, corpus_files, standard_library_files
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_directory, write_json
+from tfgpt.files import in_turn, replacing_directory, write_json
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
@@ -56,8 +56,14 @@ class PreparedCorpus:
             )
         tokenizer = load_tokenizer(directory / "tokenizer")
         train, validation = TokenShards.open(directory / "train"), TokenShards.open(directory / "validation")
-        train.check_tokenizer(tokenizer)
-        validation.check_tokenizer(tokenizer)
+        for split, shards in (("train", train), ("validation", validation)):
+            shards.check_tokenizer(tokenizer)
+            # While other inputs are being prepared in the same place, the report is the last to change.
+            if shards.index.inputs_fingerprint != f"{report.get('inputs_fingerprint')}-{split}":
+                raise InputError(
+                    f"found {split} tokens of another corpus in {directory} than report.json tells of, "
+                    "expected one corpus; prepare it again"
+                )
         return cls(directory, tokenizer, train, validation, report)
 
     def text_bytes(self, split: str) -> bytes:
@@ -82,7 +88,9 @@ def prepare_corpus(
 ) -> PreparedCorpus:
     """Makes training and validation shards of a corpus, or opens those that the same call made before.
 
-    Stages that an interrupted call finished are not done again. Inputs count as the same when options,
+    Stages that an interrupted call finished are not done again. Several processes may call it for one
+    directory, as the workers of a job do: one prepares while the others wait. (Where a network file system
+    has no locks, call it in one process first.) Inputs count as the same when options,
     tokenizer and the names, sizes and times of change of all files are.
 
     Args:
@@ -100,14 +108,35 @@ def prepare_corpus(
     files = standard_library_files() if source is None else _not_within(directory, corpus_files(source))
     files = select_files(files, options.max_bytes)
     inputs = inputs_fingerprint(files, options, tokenizer)
-    if (_read_json(directory / "report.json") or {}).get("inputs_fingerprint") == inputs:
-        try:
-            return PreparedCorpus.open(directory)
-        except InputError:
-            pass  # damaged since: the stages below make again what is not whole
-    source = "the standard library" if source is None else source
-    corpus = CleanedCorpus.read(files, options, progress, source)
-    tokenizer = _stored_tokenizer(corpus, tokenizer, directory / "tokenizer", inputs, progress)
+    prepared = _prepared(directory, inputs)
+    if prepared is not None:
+        return prepared
+    with in_turn(directory):
+        # Whoever had to wait finds it made.
+        prepared = _prepared(directory, inputs)
+        if prepared is not None:
+            return prepared
+        source = "the standard library" if source is None else source
+        corpus = CleanedCorpus.read(files, options, progress, source)
+        tokenizer = _stored_tokenizer(corpus, tokenizer, directory / "tokenizer", inputs, progress)
+        return _pack(corpus, tokenizer, directory, (inputs, str(source)), progress)
+
+
+def _prepared(directory: Path, inputs: str) -> PreparedCorpus | None:
+    """What stands in `directory`, if these inputs made it and it is whole."""
+    if (_read_json(directory / "report.json") or {}).get("inputs_fingerprint") != inputs:
+        return None
+    try:
+        return PreparedCorpus.open(directory)
+    except InputError:  # damaged, or being made anew
+        return None
+
+
+def _pack(
+    corpus: CleanedCorpus, tokenizer: Tokenizer, directory: Path, origin: tuple[str, str], progress: Progress
+) -> PreparedCorpus:
+    """The last two stages: shards, and the report that says they are whole."""
+    inputs, source = origin
     shards = {}
     for split in ("train", "validation"):
         shards[split] = write_shards(
@@ -117,7 +146,7 @@ def prepare_corpus(
             inputs_fingerprint=f"{inputs}-{split}",
             progress=lambda done, split=split: progress(split, done, corpus.sizes[split]),
         )
-    report = {"inputs_fingerprint": inputs, "source": str(source), **corpus.report()}
+    report = {"inputs_fingerprint": inputs, "source": source, **corpus.report()}
     report["tokenizer"] = {
         "kind": type(tokenizer).__name__,
         "vocabulary_size": tokenizer.vocabulary_size,

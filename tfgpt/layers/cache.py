@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from tfgpt.errors import InputError
+
 
 class Past(NamedTuple):
     """No cache: the tokens of this call are all there is."""
@@ -92,7 +94,11 @@ class GrowingCache(NamedTuple):
 
 
 class FixedCache(NamedTuple):
-    """Keys and values of every layer, each `[B, K, capacity, D]`, and the number of slots taken (int32)."""
+    """Keys and values of every layer, each `[B, K, capacity, D]`, and the number of slots taken (int32).
+
+    Tokens past the capacity are an InputError where the length is a number. Within a compiled function it is
+    not known, and `slice_update` clamps: the last slots would be overwritten. Callers there count themselves.
+    """
 
     keys: tuple
     values: tuple
@@ -104,8 +110,22 @@ class FixedCache(NamedTuple):
 
     def after(self, pasts: list[FixedPast]) -> "FixedCache":
         """The cache that the next call gets, from what each layer returned."""
+        length, capacity = _known(pasts[-1].length), pasts[-1].key.shape[2]
+        if length is not None and length > capacity:
+            raise InputError(
+                f"found {length} tokens for a cache with a capacity of {capacity}, expected no more; "
+                "make a larger one, or give fewer tokens"
+            )
         keys, values = tuple(past.key for past in pasts), tuple(past.value for past in pasts)
         return FixedCache(keys, values, pasts[-1].length)
+
+
+def _known(number) -> int | None:
+    """The value of an eager scalar; None while a graph is made, of which it is a part."""
+    try:
+        return int(number)
+    except TypeError:  # TensorFlow's and JAX's own errors for it are kinds of this
+        return None
 
 
 class NoCache(NamedTuple):
@@ -126,7 +146,7 @@ def empty_cache(config, batch_size: int, capacity: int | None = None, dtype: str
     Args:
         config: the model's `ModelConfig`.
         batch_size: rows.
-        capacity: slots of a `FixedCache`; the caller never writes past them.
+        capacity: slots of a `FixedCache`.
         dtype: the model's compute dtype.
     """
     shape = (batch_size, config.num_key_value_heads, capacity or 0, config.head_dim)

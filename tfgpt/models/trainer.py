@@ -13,6 +13,8 @@ What it adds to `keras.Model` (on the TensorFlow backend; see `tensorflow_steps.
 On other backends it is `keras.Model` with the default loss.
 """
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -48,6 +50,8 @@ class Trainer(BackendSteps, keras.Model):
                 one of the whole batch; memory for activations shrinks by this factor.
             **kwargs: `metrics`, `weighted_metrics`, `steps_per_execution`, `jit_compile`, ... as in Keras.
 
+        Warns of trainable weights in bfloat16 or float16, in which small updates are rounded away.
+
         Raises:
             InputError: for settings that the backend or the strategy cannot honour.
         """
@@ -57,6 +61,7 @@ class Trainer(BackendSteps, keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self.micro_batches = micro_batches
         self._prepare_compiled()
+        self._warn_of_low_precision()
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -108,6 +113,17 @@ class Trainer(BackendSteps, keras.Model):
             raise InputError(
                 "found an active keras.distribution on the tensorflow backend, where it silently keeps "
                 "everything on one device; use a tf.distribute strategy, or set KERAS_BACKEND=jax"
+            )
+
+    def _warn_of_low_precision(self):
+        # An update below 2**-9 of a weight is lost in bfloat16, and so is Adam's decay of 0.999.
+        low = {variable.dtype for variable in self.trainable_variables} & {"bfloat16", "float16"}
+        if low:
+            dtype = sorted(low)[0]
+            warnings.warn(
+                f"found trainable weights in {dtype}, expected float32: small updates are rounded away, and "
+                f"the model hardly learns; make it with dtype='mixed_{dtype}'",
+                stacklevel=3,
             )
 
     def _prepare_compiled(self):

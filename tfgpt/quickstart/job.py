@@ -17,6 +17,7 @@ from tfgpt.checkpoints.directory import read_json, read_model_config
 from tfgpt.files import write_json
 from tfgpt.quickstart import page
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
+from tfgpt.training.output import check_output
 
 BUDGETS = Path(__file__).parent
 # LZMA takes some 2 s for each MB that it reads; more training text than this hardly helps it.
@@ -41,6 +42,7 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
         InputError: no usable text, or `output` holds another job.
     """
     output = Path(output).expanduser()
+    check_output(output, job="train", passed_over="train")
     show = page.Page(quiet=as_json)
     results = {"budget": budget, "corpus": corpus or "Python's standard library", "seconds": {}}
     show.introduction(output, results)
@@ -78,7 +80,9 @@ def _train(output: Path, corpus: str | None, budget: str, show: page.Page):
     data = recipe.data.model_copy(update={"corpus": corpus})
     recipe = recipe.model_copy(update={"output": str(output / "train"), "data": data})
     from tfgpt.training.fit import train
+    from tfgpt.training.strategy import tune_cpu_compiler
 
+    tune_cpu_compiler()
     return train(recipe, corpus_progress=show.corpus_progress)
 
 

@@ -5,20 +5,29 @@ import math
 import keras
 
 from tfgpt.training.optimizer import averaged_weights, innermost
+from tfgpt.training.parts import is_due
 from tfgpt.training.resume import Checkpoints, capture
 
 
 class StepCallback(keras.callbacks.Callback):
-    """A callback that knows the step: `self.step` updates are done, over all epochs and resumptions."""
+    """A callback that knows the step: `self.step` updates are done, over all epochs and resumptions.
 
+    Attributes:
+        start_step: updates done before this training; None takes those of `initial_epoch` whole epochs.
+    """
+
+    start_step: int | None = None
     step = 0
+    _is_counting = False
+
+    def on_train_begin(self, logs=None):
+        self._is_counting = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        steps = self.params.get("steps")
-        if steps:
-            self.step = epoch * steps
-        elif epoch == 0:
-            self.step = 0
+        if not self._is_counting:
+            self._is_counting = True
+            done = epoch * (self.params.get("steps") or 0)
+            self.step = done if self.start_step is None else self.start_step
         self._epoch_start = self.step
 
     def on_train_batch_end(self, batch, logs=None):
@@ -48,32 +57,32 @@ class IntervalLoss:
         return total / count if count else math.nan
 
 
-class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves the whole job after every `every_epochs`-th epoch. Put it last: it saves what the others know.
+class SaveCheckpoints(StepCallback):
+    """Saves the whole job where a checkpoint is due. Put it last: it saves what the others know.
 
     Args:
         checkpoints: where.
-        epoch_steps: steps of an epoch.
-        every_epochs: how often.
+        every: steps; a checkpoint is due at the end of an epoch that ends at a multiple of it.
+        total_steps: of the job; one is due after the last of them, and where training is stopped.
         stateful: callbacks with `state() -> dict` and `load_state(dict)`, by name.
-        fingerprint: what `TrainingJob` compares on resumption; any JSON.
+        fingerprint: what `train` compares on resumption; any JSON.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, epoch_steps: int, every_epochs=1, stateful=None, fingerprint=None
+        self, checkpoints: Checkpoints, every: int, total_steps: int, stateful=None, fingerprint=None
     ):
         super().__init__()
         self.checkpoints = checkpoints
-        self.epoch_steps = epoch_steps
-        self.every_epochs = every_epochs
+        self.every = every
+        self.total_steps = total_steps
         self.stateful = stateful or {}
         self.fingerprint = fingerprint
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every_epochs == 0 or self.model.stop_training:
+        if is_due(self.step, self.every, self.total_steps) or self.model.stop_training:
             state = {name: callback.state() for name, callback in self.stateful.items()}
             state["fingerprint"] = self.fingerprint
-            self.checkpoints.save((epoch + 1) * self.epoch_steps, capture(self.model), state)
+            self.checkpoints.save(self.step, capture(self.model), state)
 
 
 class AverageForValidation(keras.callbacks.Callback):

@@ -28,10 +28,13 @@ from tfgpt.training.callbacks import (
     EarlyStopping,
     KeepBest,
     SaveCheckpoints,
+    StepCallback,
     StopOnNotANumber,
 )
 from tfgpt.training.job import Job, make_job
 from tfgpt.training.looks import attention_look, sample_look
+from tfgpt.training.output import check_output
+from tfgpt.training.parts import OneTraining, parts_of
 from tfgpt.training.progress import Progress
 from tfgpt.training.resume import Checkpoints, build_for_training, restore
 from tfgpt.training.strategy import is_chief
@@ -94,9 +97,11 @@ def train(
         corpus_progress: `progress(stage, done, total)` of `tfgpt.data.prepare.prepare_corpus`.
 
     Raises:
-        InputError: a recipe that does not fit text, machine, itself, or the checkpoints in its output.
+        InputError: a recipe that does not fit text, machine, itself, or the checkpoints in its output, or an
+            output that holds something else.
     """
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+    check_output(recipe.output)
     job = make_job(recipe, corpus_progress)
     say(job.describe())
     build_for_training(job.model)
@@ -121,20 +126,37 @@ def train(
 
 
 def _fit(job: Job, start_step: int, callbacks: list) -> None:
-    recipe, training, length = job.recipe, job.recipe.training, job.recipe.data.context_length
-    steps = recipe.epoch_steps
+    model, training, length = job.model, job.recipe.training, job.recipe.data.context_length
     sizes = {"context_length": length, "batch_size": training.batch_size}
-    job.model.fit(
-        training_dataset(job.corpus.train, **sizes, seed=training.seed, start_step=start_step),
-        validation_data=evaluation_dataset(job.corpus.validation, **sizes),
-        validation_freq=training.validate_every // steps,
-        steps_per_epoch=steps,
-        initial_epoch=start_step // steps,
-        epochs=training.steps // steps,
-        callbacks=callbacks,
-        shuffle=False,
-        verbose=0,
-    )
+    validation = evaluation_dataset(job.corpus.validation, **sizes)
+    for callback in callbacks:
+        if isinstance(callback, StepCallback):
+            callback.start_step = start_step
+    together = OneTraining(callbacks, add_history=True, model=model)
+    for part in parts_of(start_step, training.steps, training.validate_every, training.checkpoint_every):
+        _set_steps_per_execution(model, part.steps_per_execution(training.steps_per_execution))
+        together.set_part(part)
+        model.fit(
+            training_dataset(job.corpus.train, **sizes, seed=training.seed, start_step=part.start_step),
+            validation_data=validation,
+            validation_freq=part.epochs_that_end_at(training.validate_every, training.steps),
+            steps_per_epoch=part.steps,
+            initial_epoch=part.first_epoch,
+            epochs=part.first_epoch + part.epochs,
+            callbacks=together,
+            shuffle=False,
+            verbose=0,
+        )
+        if model.stop_training:
+            break
+    together.finish()
+
+
+def _set_steps_per_execution(model: CausalLM, steps: int) -> None:
+    """Traces (and compiles) the steps anew where the number differs; the steps themselves stay the same."""
+    if model.steps_per_execution != steps:
+        model.steps_per_execution = steps
+        model.train_function = model.test_function = None
 
 
 def _resume(job: Job, checkpoints: Checkpoints, stateful: dict) -> int:
@@ -143,11 +165,6 @@ def _resume(job: Job, checkpoints: Checkpoints, stateful: dict) -> int:
     if checkpoint is None:
         return 0
     _check_same_job(job, checkpoint.state.get("fingerprint") or {}, checkpoints.directory)
-    if checkpoint.step % job.recipe.epoch_steps:
-        raise InputError(
-            f"found a checkpoint at step {checkpoint.step}, expected a multiple of {job.recipe.epoch_steps} "
-            "(validate_every, checkpoint_every); change them back, or train into another output"
-        )
     restore(job.model, checkpoint.arrays)
     for name, callback in stateful.items():
         if name in checkpoint.state:
@@ -236,9 +253,9 @@ def _callbacks(job: Job, stateful: dict, show_progress: bool) -> list:
 def _saving(job: Job, checkpoints: Checkpoints, stateful: dict) -> list:
     if not is_chief():
         return []
-    steps = job.recipe.epoch_steps
-    every = job.recipe.training.checkpoint_every // steps
-    return [SaveCheckpoints(checkpoints, steps, every, stateful, _fingerprint(job))]
+    training = job.recipe.training
+    every, steps = training.checkpoint_every, training.steps
+    return [SaveCheckpoints(checkpoints, every, steps, stateful, _fingerprint(job))]
 
 
 def _metrics_kept(metrics: dict, path: Path) -> dict:

@@ -15,7 +15,7 @@ from tfgpt.recipes import Recipe
 from tfgpt.tokenizers.loading import load_tokenizer
 from tfgpt.training.optimizer import AdamW
 from tfgpt.training.schedules import WarmupConstant, WarmupCosine, WarmupStableDecay
-from tfgpt.training.strategy import make_strategy, resolve_jit, resolve_precision, tune_cpu_compiler
+from tfgpt.training.strategy import make_strategy, resolve_jit, resolve_precision
 from tfgpt.training.throughput import flops_per_token
 
 _LEARNED = ("byte_pair", "character")
@@ -104,15 +104,15 @@ def make_config(recipe: Recipe, tokenizer) -> ModelConfig:
 
 def make_schedule(recipe: Recipe):
     """The learning rate over the steps."""
-    schedule, steps = recipe.schedule, recipe.training.steps
+    schedule, steps, warmup_steps = recipe.schedule, recipe.training.steps, recipe.warmup_steps
     peak = recipe.optimizer.learning_rate
     final = peak * schedule.final_fraction
     if schedule.kind == "constant":
-        return WarmupConstant(peak, schedule.warmup_steps)
+        return WarmupConstant(peak, warmup_steps)
     if schedule.kind == "cosine":
-        return WarmupCosine(peak, steps, schedule.warmup_steps, final)
-    decay_steps = min(max(1, round(steps * schedule.decay_fraction)), steps - schedule.warmup_steps)
-    return WarmupStableDecay(peak, steps, decay_steps, schedule.warmup_steps, final)
+        return WarmupCosine(peak, steps, warmup_steps, final)
+    decay_steps = min(max(1, round(steps * schedule.decay_fraction)), steps - warmup_steps)
+    return WarmupStableDecay(peak, steps, decay_steps, warmup_steps, final)
 
 
 def make_optimizer(recipe: Recipe) -> AdamW:
@@ -155,8 +155,6 @@ def make_job(recipe: Recipe, progress=None) -> Job:
         flops = flops_per_token(config, model.count_params())
         per_replica = flops * training.batch_size * recipe.data.context_length / strategy.num_replicas_in_sync
         jit = resolve_jit(training.jit, precision, per_replica)
-        if jit:
-            tune_cpu_compiler()
         model.compile(
             make_optimizer(recipe),
             micro_batches=training.micro_batches,

@@ -27,6 +27,7 @@ class Progress(StepCallback):
         self._bar = self._task = None
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self._loss = IntervalLoss(self.model)
         self._shown_step = self._shown_time = None
         self._speed = math.nan

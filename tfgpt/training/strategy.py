@@ -92,11 +92,14 @@ def resolve_jit(jit: bool | str, precision: str, flops_per_step: float) -> bool:
 
 
 def tune_cpu_compiler() -> None:
-    """Leaves one pass out of XLA's compilation for CPUs, in this process, before its first compilation.
+    """Leaves one pass out of XLA's compilation for CPUs, in this process and those it starts.
 
     `tree_reduction_rewriter` makes each sum over rows (the gradients of biases and norms) a windowed one,
     which XLA's CPU code computes slowly: without it a step of the small setting above takes 5 % less time.
-    XLA reads the variable XLA_FLAGS once; one that already chooses passes is left as it is.
+    TensorFlow has no such option for a single function: XLA reads the variable XLA_FLAGS, once, at its first
+    compilation. Setting it is therefore for whoever owns the process: `tfgpt train` and `tfgpt quickstart`
+    do, `train`, `compile` and `fit` never; a program of your own may call this first. Flags that already
+    choose passes are left as they are.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_disable_hlo_passes" not in flags and not _accelerators():

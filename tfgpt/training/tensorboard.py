@@ -130,6 +130,7 @@ class TensorBoard(StepCallback):
         self._writer = None
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self._loss = IntervalLoss(self.model)
         self._written_step = self._written_time = None
 
