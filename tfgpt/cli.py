@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "model directory -> ONNX and SavedModel, verified against Keras",
     "generate": "continue a prompt, with a model directory or an export",
     "convert": "a published checkpoint -> a model directory",
+    "models": "the families and their published sizes: parameters, context, licence, where the weights are",
 }
 
 INTERRUPTED = "interrupted; the same command goes on from here, or starts anew"

@@ -7,6 +7,7 @@ import pytest
 
 import tfgpt
 from tfgpt import InputError, ModelConfig
+from tfgpt.families import counting
 from tfgpt.families.registry import FAMILIES, family, family_of_model_type
 from tfgpt.models.deferred import deferred_variables
 
@@ -81,7 +82,7 @@ def count_parameters(config):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt3"])
 def test_sizes_have_the_published_counts(name):
-    counts = {size: count_parameters(family(name).config_of(size)) for size in family(name).sizes}
+    counts = {size: counting.count_parameters(family(name).config_of(size)) for size in family(name).sizes}
     assert counts == COUNTS[name]
 
 
@@ -98,7 +99,9 @@ def test_gpt3_is_table_2_1(size):
 def test_gpt3_counts(size):
     # The paper's label of XL does not follow from its own row: 24 heads of 128 over 2048 make 1.52e9.
     tolerance = 0.18 if size == "1.3b" else 0.02
-    assert count_parameters(family("gpt3").config_of(size)) == pytest.approx(GPT3_COUNTS[size], rel=tolerance)
+    assert counting.count_parameters(family("gpt3").config_of(size)) == pytest.approx(
+        GPT3_COUNTS[size], rel=tolerance
+    )
 
 
 def spelled_out(config):
@@ -223,6 +226,14 @@ def test_every_weight_of_a_model_has_a_row(name):
             named = tfgpt.CausalLM(config).named_weights()
         rows = expand(family(name).weights(config), config.num_layers)
         assert {row.target for row in rows} == set(named)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_counts_from_the_config_alone(name):
+    """The arithmetic against models that are made, without their weights."""
+    smallest = family(name).config_of(next(iter(family(name).sizes)))
+    for config in (config_with_every_choice(name), smallest):
+        assert counting.count_parameters(config) == count_parameters(config)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

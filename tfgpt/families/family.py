@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfgpt.checkpoints.rules import Rule
 from tfgpt.config import ModelConfig, Positions
 from tfgpt.errors import InputError, nearest
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class Published(NamedTuple):
+    """Where the weights of a size are, and under which licence (SPDX, or as the repository words it)."""
+
+    repository: str
+    licence: str
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Family:
         fields: config.json key -> ModelConfig field, one to one.
         required: keys without which a config.json does not say what the model is.
         sizes: size name -> ModelConfig fields.
+        published: size name -> the hub's repository of its weights; a size without weights has no entry.
         weights: the weight table of a config.
         prefix: what a language model's tensors carry before the names in the table.
         head: how the names of the head begin, which stands outside the prefix.
@@ -43,6 +51,7 @@ class Family:
     fields: dict[str, str]
     required: tuple[str, ...]
     sizes: dict[str, dict[str, Any]]
+    published: dict[str, Published]
     weights: Callable[[ModelConfig], tuple[Rule, ...]]
     prefix: str = ""
     head: str = "lm_head."

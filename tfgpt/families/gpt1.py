@@ -11,7 +11,7 @@ from tfgpt.checkpoints.rules import Rule
 from tfgpt.config import ModelConfig
 from tfgpt.families import gpt2
 from tfgpt.families.activations import read_activation, write_activation
-from tfgpt.families.family import Family
+from tfgpt.families.family import Family, Published
 
 SIZES = {
     "117m": {
@@ -33,6 +33,8 @@ WEIGHTS = (
 
 # modeling_openai.py, ACT_FNS: the functions that `afn` may name, without silu.
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu"}
+
+PUBLISHED = {"117m": Published("openai-community/openai-gpt", "MIT")}
 
 FIELDS = {
     "vocab_size": "vocabulary_size",
@@ -95,6 +97,7 @@ FAMILY = Family(
     fields=FIELDS,
     required=("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"),
     sizes=SIZES,
+    published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
     ignored=gpt2.FAMILY.ignored,

@@ -9,7 +9,7 @@ from tfgpt.checkpoints.rules import TRANSPOSE, Rule
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.activations import read_activation, write_activation
-from tfgpt.families.family import Family
+from tfgpt.families.family import Family, Published
 
 _COMMON = {
     "vocabulary_size": 50257,
@@ -61,6 +61,23 @@ WEIGHTS = (
     Rule("ln_f.bias", "decoder/final_norm/offset"),
 )
 UNTIED_HEAD = (Rule("lm_head.weight", "head/kernel", TRANSPOSE),)
+
+PUBLISHED = {
+    "124m": Published("openai-community/gpt2", "MIT"),
+    "355m": Published("openai-community/gpt2-medium", "MIT"),
+    "774m": Published("openai-community/gpt2-large", "MIT"),
+    "1558m": Published("openai-community/gpt2-xl", "MIT"),
+    "dialogpt-small": Published("microsoft/DialoGPT-small", "MIT"),
+    "dialogpt-medium": Published("microsoft/DialoGPT-medium", "MIT"),
+    "dialogpt-large": Published("microsoft/DialoGPT-large", "MIT"),
+    "cerebras-111m": Published("cerebras/Cerebras-GPT-111M", "Apache-2.0"),
+    "cerebras-256m": Published("cerebras/Cerebras-GPT-256M", "Apache-2.0"),
+    "cerebras-590m": Published("cerebras/Cerebras-GPT-590M", "Apache-2.0"),
+    "cerebras-1.3b": Published("cerebras/Cerebras-GPT-1.3B", "Apache-2.0"),
+    "cerebras-2.7b": Published("cerebras/Cerebras-GPT-2.7B", "Apache-2.0"),
+    "cerebras-6.7b": Published("cerebras/Cerebras-GPT-6.7B", "Apache-2.0"),
+    "cerebras-13b": Published("cerebras/Cerebras-GPT-13B", "Apache-2.0"),
+}
 
 FIELDS = {
     "vocab_size": "vocabulary_size",
@@ -154,6 +171,7 @@ FAMILY = Family(
     fields=FIELDS,
     required=("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"),
     sizes=SIZES,
+    published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
     # Causal masks that old versions of transformers saved as buffers, and a tied head saved a second time.

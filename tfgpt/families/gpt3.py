@@ -70,6 +70,7 @@ FAMILY = Family(
     fields=FIELDS,
     required=gpt2.FAMILY.required,
     sizes=SIZES,
+    published={},
     weights=gpt2.weights,
     prefix=gpt2.FAMILY.prefix,
     ignored=gpt2.FAMILY.ignored,

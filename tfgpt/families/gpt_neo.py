@@ -12,7 +12,7 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families import gpt2
 from tfgpt.families.activations import read_activation, write_activation
-from tfgpt.families.family import Family
+from tfgpt.families.family import Family, Published
 
 # What all GPT-Neo share beyond what config.json states.
 SHARED = {"score_scale": 1.0, "attention_bias": False, "attention_output_bias": True}
@@ -31,6 +31,12 @@ SIZES = {
     "125m": {**_COMMON, "num_layers": 12, "num_heads": 12, "hidden_dim": 768},
     "1.3b": {**_COMMON, "num_layers": 24, "num_heads": 16, "hidden_dim": 2048},
     "2.7b": {**_COMMON, "num_layers": 32, "num_heads": 20, "hidden_dim": 2560},
+}
+
+PUBLISHED = {
+    "125m": Published("EleutherAI/gpt-neo-125m", "MIT"),
+    "1.3b": Published("EleutherAI/gpt-neo-1.3B", "MIT"),
+    "2.7b": Published("EleutherAI/gpt-neo-2.7B", "MIT"),
 }
 
 FIELDS = {
@@ -136,6 +142,7 @@ FAMILY = Family(
     fields=FIELDS,
     required=("vocab_size", "max_position_embeddings", "num_layers", "num_heads", "hidden_size"),
     sizes=SIZES,
+    published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
     # Causal masks that old versions of transformers saved as buffers, and a tied head saved a second time.

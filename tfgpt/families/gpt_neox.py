@@ -15,7 +15,7 @@ from tfgpt.checkpoints.rules import TRANSPOSE, Rule, Transform
 from tfgpt.config import ModelConfig, Residual
 from tfgpt.errors import InputError
 from tfgpt.families.activations import read_activation, write_activation
-from tfgpt.families.family import Family
+from tfgpt.families.family import Family, Published
 
 _COMMON = {
     "context_length": 2048,
@@ -51,6 +51,11 @@ SIZES = {
     "pythia-2.8b": {**_PYTHIA, **_quarter(32, 32, 2560)},
     "pythia-6.9b": {**_PYTHIA, "vocabulary_size": 50432, **_quarter(32, 32, 4096)},
     "pythia-12b": {**_PYTHIA, "vocabulary_size": 50688, **_quarter(36, 40, 5120)},
+}
+
+PUBLISHED = {
+    "20b": Published("EleutherAI/gpt-neox-20b", "Apache-2.0"),
+    **{size: Published(f"EleutherAI/{size}", "Apache-2.0") for size in SIZES if size.startswith("pythia-")},
 }
 
 FIELDS = {
@@ -198,6 +203,7 @@ FAMILY = Family(
         "intermediate_size",
     ),
     sizes=SIZES,
+    published=PUBLISHED,
     weights=weights,
     prefix="gpt_neox.",
     head="embed_out.",

@@ -11,7 +11,7 @@ from tfgpt.checkpoints.rules import TRANSPOSE, Rule, side_by_side
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.activations import read_activation, write_activation
-from tfgpt.families.family import Family
+from tfgpt.families.family import Family, Published
 
 # What all GPT-J share beyond what config.json states.
 SHARED = {
@@ -36,6 +36,8 @@ SIZES = {
         "eos_token_id": 50256,
     },
 }
+
+PUBLISHED = {"6b": Published("EleutherAI/gpt-j-6b", "Apache-2.0")}
 
 FIELDS = {
     "vocab_size": "vocabulary_size",
@@ -124,6 +126,7 @@ FAMILY = Family(
     fields=FIELDS,
     required=("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"),
     sizes=SIZES,
+    published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
     # Causal masks and tables of sines that old versions of transformers saved as buffers.

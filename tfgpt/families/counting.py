@@ -1,0 +1,35 @@
+"""How many parameters a model has, from its config alone. Loads no TensorFlow."""
+
+from tfgpt.config import ModelConfig, Norm, Positions, Residual
+
+_NORMS_PER_BLOCK = {Residual.PARALLEL_ONE_NORM: 1}
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Numbers in all weights of a model; a tied head counts once, as part of the token table."""
+    width = config.hidden_dim
+    norm = width * (2 if config.norm is Norm.LAYER else 1)
+    tables = config.vocabulary_size * width
+    if config.positions is Positions.LEARNED:
+        tables += config.context_length * width
+    block = _attention(config) + _mlp(config) + _NORMS_PER_BLOCK.get(config.residual, 2) * norm
+    final_norm = 0 if config.residual is Residual.POST_NORM else norm
+    head = 0 if config.tie_embeddings else _linear(width, config.vocabulary_size, config.head_bias)
+    return tables + config.num_layers * block + final_norm + head
+
+
+def _linear(inputs: int, outputs: int, has_bias: bool) -> int:
+    return inputs * outputs + outputs * has_bias
+
+
+def _attention(config: ModelConfig) -> int:
+    heads = config.num_heads + 2 * config.num_key_value_heads
+    inputs = _linear(config.hidden_dim, heads * config.head_dim, config.attention_bias)
+    return inputs + _linear(
+        config.num_heads * config.head_dim, config.hidden_dim, config.attention_output_bias
+    )
+
+
+def _mlp(config: ModelConfig) -> int:
+    up = _linear(config.hidden_dim, config.intermediate_dim, config.mlp_bias)
+    return up + _linear(config.intermediate_dim, config.hidden_dim, config.mlp_bias)
