@@ -128,7 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as directory:
         sides = measurements_in(Path(directory), tokenizer)
         num_tokens = TokenShards.open(Path(directory) / "shards").num_tokens
-        rows = measure.values(measure.interleave(sides, options.repetitions))
+        answers = measure.interleave(sides, options.repetitions)
+    rows = measure.values(answers)
     tokens_per_batch = CONTEXT_LENGTH * BATCH_SIZE
     batches = 1e6 * measure.summary(rows[STREAM])["median"] / tokens_per_batch
     targets = [
@@ -137,7 +138,11 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if PLAIN_PACK in rows:
         targets.append(measure.Target("packing, ratio", measure.ratio(rows[PACK], rows[PLAIN_PACK]), 1.0))
-    facts = {"versions": measure.versions(PACKAGES), "num_tokens": num_tokens}
+    facts = {
+        "versions": measure.versions(PACKAGES),
+        "num_tokens": num_tokens,
+        "disturbance": measure.disturbance(answers),
+    }
     measure.report("data pipeline", "million tokens/s", rows, targets, options.output, **facts)
     return 0
 

@@ -1,5 +1,6 @@
 """The quickstart from end to end, tiny: what it shows, that it goes on, that signals leave nothing wrong."""
 
+import gzip
 import json
 import os
 import random
@@ -21,7 +22,7 @@ data: {vocabulary_size: 300, context_length: 32}
 optimizer: {learning_rate: 3e-3}
 schedule: {warmup_steps: 1}
 training: {steps: 4, batch_size: 2, validate_every: 2, checkpoint_every: 2, jit: false}
-tensorboard: {sample_tokens: 2, attention_layers: 0}
+tensorboard: {write_every: 2, sample_tokens: 2, attention_layers: 1}
 """
 # As the console script, with another recipe.
 SCRIPT = """
@@ -52,6 +53,15 @@ def place(tmp_path, monkeypatch):
 
 def leftovers(directory):
     return [path for path in directory.rglob(".*") if path.name.endswith((".part", ".old"))]
+
+
+def logged(directory):
+    """The tags of everything in the TensorBoard files below a directory."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    [folder] = {path.parent for path in Path(directory).rglob("events.out.tfevents.*")}
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    return {*tags["tensors"], *tags["images"], *tags["scalars"]}
 
 
 def start(*arguments, **environment):
@@ -86,6 +96,18 @@ def test_from_text_to_completions_and_again(place, capsys):
     results = json.loads(Path("my out/results.json").read_text(encoding="utf-8"))
     weights = Path("my out/train/model/model.safetensors").stat().st_mtime_ns
     exported = Path("my out/export/SHA256SUMS").stat().st_mtime_ns
+    assert {
+        "train/loss",
+        "train/perplexity",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/tokens_per_second",
+        "validation/loss",
+        "validation/perplexity",
+        "sample",
+        "attention/layer_0",
+        "_hparams_/session_start_info",
+    } <= logged("my out/train")
 
     # The same command, with the output within the corpus this time: nothing is done twice, JSON alone.
     assert main(["quickstart", "--corpus", "corpus", "--output", "my out", "--json"]) == 0
@@ -106,6 +128,26 @@ def test_from_text_to_completions_and_again(place, capsys):
     with working_in("my out"):
         assert main(["quickstart", "--corpus", "corpus", "--output", "my out"]) == 2
     assert "another tfgpt at work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (None, b"", "missing"),
+        ("a.txt", b"", "no text"),
+        ("a.txt", b"\0\1\2", "1 binary"),
+        ("a.txt.gz", gzip.compress(b"some text\n" * 99)[:-20], "1 broken archive"),
+        ("a.md", b"text", "no .txt, .jsonl file"),
+    ],
+)
+def test_unusable_text_is_one_line(place, capsys, name, content, words):
+    if name is not None:
+        Path("text").mkdir()
+        Path("text", name).write_bytes(content)
+    assert main(["quickstart", "--corpus", "text" if name else "missing", "--output", "out"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("tfgpt: ") and words in error[-1]
+    assert not Path("out/train/model").exists() and not Path("out/export").exists()
 
 
 @pytest.mark.parametrize("output", ["corpus/0.txt", "corpus/0.txt/x"])
