@@ -10,8 +10,8 @@ import numpy as np
 from tfgpt.checkpoints.directory import read_model_config, write_model_config
 from tfgpt.checkpoints.hub import resolve
 from tfgpt.checkpoints.readers import TensorReader
-from tfgpt.checkpoints.translate import match_names, published_tensors, read_weights
-from tfgpt.checkpoints.writers import write_tensors
+from tfgpt.checkpoints.translate import Weight, match_names, published_tensors, read_weights
+from tfgpt.checkpoints.writers import check_shard_size, write_tensors
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.registry import family
@@ -163,10 +163,11 @@ class CausalLM(Trainer):
             directory: made if missing, replaced as a whole when everything is written.
             max_shard_size: bytes above which weights are split into several files.
         """
-        reading = {name: _reader_of(variable) for name, variable in self.named_weights().items()}
+        check_shard_size(max_shard_size)
+        weights = {name: _weight_of(variable) for name, variable in self.named_weights().items()}
         with replacing_directory(directory, keep=_keeps_beside_weights) as temporary:
             write_model_config(self.config, temporary, dtype=self.variable_dtype)
-            tensors = published_tensors(reading, family(self.config.family), self.config)
+            tensors = published_tensors(weights, family(self.config.family), self.config)
             write_tensors(tensors, temporary, max_shard_size)
 
     def get_config(self):
@@ -177,8 +178,11 @@ class CausalLM(Trainer):
         }
 
 
-def _reader_of(variable: keras.Variable):
-    return lambda: np.asarray(keras.ops.convert_to_numpy(variable))
+def _weight_of(variable: keras.Variable) -> Weight:
+    def read():
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+    return Weight(tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype), read)
 
 
 def _keeps_beside_weights(path: Path) -> bool:
