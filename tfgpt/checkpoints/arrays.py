@@ -1,4 +1,4 @@
-"""Arrays on their way between files and models: aligned memory, copies in blocks, finiteness. No TensorFlow."""
+"""Arrays between files and models: aligned memory, copies in blocks, finiteness. Loads no TensorFlow."""
 
 import ml_dtypes  # noqa: F401  registers bfloat16 and the kinds of float8 with NumPy
 import numpy as np
@@ -47,7 +47,7 @@ def laid_out(array: np.ndarray, dtype) -> np.ndarray:
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether a float array has neither NaN nor infinity. Exact, at the speed of memory, for any float dtype."""
+    """Whether a float array has neither NaN nor infinity: exact, at the speed of memory."""
     kind, magnitude, infinity = _BITS[array.dtype.name]
     # In the order of memory, so that a transposed view is not copied.
     flat = array.reshape(-1, order="A") if array.flags.forc else np.ascontiguousarray(array).reshape(-1)

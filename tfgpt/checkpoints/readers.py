@@ -188,6 +188,6 @@ def _read_index(index: Path) -> dict[str, str]:
 def _unlisted(directory: Path, name: str, file: str, weight_map: dict[str, str]) -> str:
     where = f"says it is in {weight_map[name]}" if name in weight_map else "does not list it"
     return (
-        f"{directory}: {file} has the tensor {name!r}, but {INDEX_FILE} {where}: the index and the shards are "
-        "not of one model; download the directory again"
+        f"{directory}: {file} has the tensor {name!r}, but {INDEX_FILE} {where}: the index and the shards "
+        "are not of one model; download the directory again"
     )

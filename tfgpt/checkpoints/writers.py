@@ -1,4 +1,4 @@
-"""Writing tensors as safetensors, in shards above a size, one tensor in memory at a time. Loads no TensorFlow.
+"""Writing tensors as safetensors, in shards above a size, one tensor in memory at a time. No TensorFlow.
 
 The safetensors library writes a file from tensors that are all in memory. The format is simple enough to be
 written as a stream: 8 bytes of length, a JSON header with every tensor's place, then the bytes of the tensors

@@ -125,21 +125,31 @@ class CausalLM(Trainer):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, dtype=None, revision: str | None = None
+        cls,
+        source: str | os.PathLike,
+        dtype=None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> "CausalLM":
         """Loads a model directory, or a repository of the hub, in the Hugging Face format.
 
-        Tensors go from file to variable one at a time, so memory peaks at the weights plus one tensor.
+        Tensors go from file to variable one at a time, so memory peaks at the weights plus two tensors.
 
         Args:
             source: directory with config.json and safetensors, or an id such as "openai-community/gpt2".
-            dtype: Keras dtype policy; `None` is Keras's default.
-            revision: of the hub's repository.
+            dtype: Keras dtype policy, which says what the weights become, whatever they are in the file:
+                "float32", "bfloat16", "mixed_bfloat16", ...; `None` is Keras's default.
+            revision: branch, tag or commit of the hub's repository.
+            token: of the hub; `None` takes HF_TOKEN or the one of `hf auth login`.
+            local_files_only: take the repository from huggingface_hub's cache, and ask no server.
 
         Raises:
             InputError: the directory is incomplete or contradicts itself.
         """
-        directory = resolve(source, revision)
+        directory = resolve(
+            source, revision, token=token, local_files_only=local_files_only, check=read_model_config
+        )
         found, config = read_model_config(directory)
         reader = TensorReader(directory)
         match_names(reader, found, config)  # before a model of the stated size is made
