@@ -2,12 +2,13 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from tfgpt.errors import InputError
 
-# Nothing else is fetched: no pickle, no code, and nothing of folders, which hold other forms of the same model.
+# Nothing else is fetched: no pickle, no code, nothing of folders, which hold other forms of the model.
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 FOLDERS = ("*/*",)
 # Weights that can run code when they are read, or that other frameworks keep.
@@ -54,6 +55,14 @@ def resolve(
 
 def _download(name: str, asked: dict, local_files_only: bool, check) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        """The hub's progress bar, on a terminal only."""
+
+        def __init__(self, *arguments, **options):
+            on_terminal = sys.stderr is not None and sys.stderr.isatty()
+            super().__init__(*arguments, **{**options, **({} if on_terminal else {"disable": True})})
 
     def fetch(*patterns: str) -> Path:
         found = snapshot_download(
@@ -61,6 +70,7 @@ def _download(name: str, asked: dict, local_files_only: bool, check) -> Path:
             allow_patterns=list(patterns),
             ignore_patterns=list(FOLDERS),
             local_files_only=local_files_only,
+            tqdm_class=Bar,
             **asked,
         )
         return Path(found)
@@ -101,8 +111,8 @@ def _check_files(name: str, files: list[str] | None) -> None:
         pickled = [file for file in top if file.endswith(_PICKLED)]
         if pickled:
             raise InputError(
-                f"{name!r} has its weights only as {pickled[0]}, which tfgpt does not read, as pickle can run "
-                "code: convert it once where you trust it, with transformers' AutoModelForCausalLM."
+                f"{name!r} has its weights only as {pickled[0]}, which tfgpt does not read, as pickle can "
+                "run code: convert it once where you trust it, with transformers' AutoModelForCausalLM."
                 f"from_pretrained({name!r}).save_pretrained(DIR), and give DIR"
             )
         raise InputError(f"{name!r} has no .safetensors file: expected the repository of a language model")
@@ -115,7 +125,10 @@ def _explained(name: str, revision: str | None, error: Exception) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return f"{name!r} is gated: accept its terms at https://huggingface.co/{name}, then give a token (HF_TOKEN)"
+        return (
+            f"{name!r} is gated: accept its terms at https://huggingface.co/{name}, then give a token "
+            "(HF_TOKEN)"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"{name!r} is neither a directory nor a repository of the hub: check the name, or give a token "
@@ -134,8 +147,8 @@ def _explained(name: str, revision: str | None, error: Exception) -> str:
         return f"the hub answered {name!r} with code {code}: try again later"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            f"{name!r} is not a directory, is not whole in the cache, and the hub could not be reached or was "
-            f"not asked ({type(error).__name__}): check the path or the connection"
+            f"{name!r} is not a directory, is not whole in the cache, and the hub could not be reached or "
+            f"was not asked ({type(error).__name__}): check the path or the connection"
         )
     return (
         f"the download of {name!r} broke off ({type(error).__name__}): try again, it goes on where it stopped"
