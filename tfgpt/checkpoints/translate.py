@@ -1,5 +1,6 @@
 """Running a family's weight table: published tensors -> tfgpt's weights, and back. Loads no TensorFlow."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -51,6 +52,12 @@ def match_names(reader: Reader, family: Family, config: ModelConfig) -> list[tup
     rules = readable(expand(family.weights(config), config.num_layers), published)
     _check_names(published, rules, family, reader.directory)
     return [(rule, tuple(published[name] for name in rule.sources)) for rule in rules]
+
+
+def stored_dtype(reader: Reader, names: tuple[str, ...]) -> str:
+    """What a weight is kept in that these tensors make: their dtype; bfloat16 where they are quantized."""
+    dtypes = {reader.dtype(name) for name in names}
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= set(FLOATS) else "bfloat16"
 
 
 def _reading(reader: Reader, rule: Rule, names: tuple[str, ...], shape: tuple[int, ...]):
@@ -126,6 +133,11 @@ class Weight(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
 
 
 class Published(NamedTuple):

@@ -119,6 +119,13 @@ class CausalLM(Trainer):
         return {variable.path.split(f"{self.name}/", 1)[1]: variable for variable in self.weights}
 
     @classmethod
+    def weight_shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight of `named_weights`, without making any."""
+        with deferred_variables():
+            model = cls(config)
+        return {name: tuple(variable.shape) for name, variable in model.named_weights().items()}
+
+    @classmethod
     def from_family(cls, name: str, size: str, dtype=None, **changes) -> "CausalLM":
         """A published size with random weights: `from_family("gpt2", size="124m", dropout=0.0)`."""
         return cls(family(name).config_of(size, **changes), dtype=dtype)
