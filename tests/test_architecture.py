@@ -19,6 +19,7 @@ LAYERS = (
     ("tfgpt.models",),
     ("tfgpt.layers",),
     ("tfgpt.ops",),
+    ("tfgpt.checkpoints.sources", "tfgpt.checkpoints.writers"),
     ("tfgpt.checkpoints.directory", "tfgpt.checkpoints.translate"),
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),

@@ -107,6 +107,8 @@ def test_sizes_of_the_wrong_kind(model_directory, key, value):
         ({"layer_norm_epsilon": float("inf")}, ("norm_epsilon",)),
         ({"initializer_range": float("nan")}, ("initializer_range",)),
         ({"resid_pdrop": 1.5}, ("1.5", "resid_pdrop")),
+        ({"quantization_config": {"quant_method": "gptq"}}, ("'gptq'", "quantized")),
+        ({"quantization_config": {"quant_method": ["fp8"]}}, ("quantized",)),
         ({"add_cross_attention": True}, ("add_cross_attention",)),
         ({"eos_token_id": "end"}, ("'end'", "eos_token_id")),
     ],
@@ -186,7 +188,7 @@ def test_wrong_tensors(model_directory, change, words):
         ("[" * 100_000, ("not an index",)),
         ("{}", ("not an index", "weight_map")),
         ('{"weight_map": ["a"]}', ("not an index",)),
-        ('{"weight_map": {"a": ["b"]}}', ("not an index",)),
+        ('{"weight_map": {"a": ["b"]}}', ("names ['b']",)),
         ('{"weight_map": {"a": 1}}', ("names 1",)),
         ('{"weight_map": {"a": "../model.safetensors"}}', ("'../model.safetensors'", "own directory")),
         ('{"weight_map": {"a": "/etc/passwd"}}', ("'/etc/passwd'", "own directory")),
@@ -203,6 +205,40 @@ def test_index_of_shards(model_directory, index, words):
     (model_directory / "model.safetensors").unlink()
     (model_directory / "model.safetensors.index.json").write_text(index)
     refused(model_directory, *words)
+
+
+@pytest.fixture
+def sharded(model_directory, tmp_path):
+    """A sound directory of several shards."""
+    model = tfgpt.CausalLM.from_pretrained(model_directory)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size=40_000)
+    return tmp_path / "sharded"
+
+
+def test_index_and_shards_that_disagree(sharded):
+    path = sharded / "model.safetensors.index.json"
+    whole = json.loads(path.read_text())
+    name, other = "transformer.wte.weight", sorted(set(whole["weight_map"].values()))[-1]
+    for change, words in (
+        ({name: other}, ("wte.weight", f"says it is in {other}")),
+        ({"gone": other}, ("'gone'", other, "does not have it")),
+    ):
+        path.write_text(json.dumps({"weight_map": {**whole["weight_map"], **change}}))
+        refused(sharded, *words)
+    path.write_text(json.dumps({"weight_map": {k: v for k, v in whole["weight_map"].items() if k != name}}))
+    refused(sharded, "wte.weight", "does not list it")
+    path.write_text(json.dumps(whole))
+    twice = {**load_file(sharded / other), name: np.zeros((97, 24), "f")}
+    save_file(twice, sharded / other, metadata={"format": "pt"})
+    refused(sharded, "wte.weight", "says it is in model-00001")
+
+
+def test_shards_may_be_links_as_in_the_cache_of_the_hub(sharded, tmp_path):
+    (tmp_path / "blobs").mkdir()
+    for path in list(sharded.glob("*.safetensors")):
+        path.rename(tmp_path / "blobs" / path.name)
+        path.symlink_to(tmp_path / "blobs" / path.name)
+    tfgpt.CausalLM.from_pretrained(sharded)
 
 
 # ---------------------------------------------------------------- any input at all

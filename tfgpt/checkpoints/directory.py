@@ -47,6 +47,7 @@ def read_model_config(directory: Path) -> tuple[Family, ModelConfig]:
     values = read_json(path)
     if "model_type" not in values:
         raise InputError(f"{path} has no 'model_type': expected one such as 'gpt2'")
+    _check_quantization(path, values.get("quantization_config"))
     try:
         found = family_of_model_type(values["model_type"])
         return found, found.read_config(values)
@@ -54,6 +55,16 @@ def read_model_config(directory: Path) -> tuple[Family, ModelConfig]:
         raise InputError(
             f"{path}: {str(error).removeprefix('config.json ').removeprefix('config.json: ')}"
         ) from None
+
+
+def _check_quantization(path: Path, stated) -> None:
+    """Refuses weights that no table reads; MXFP4 is for the family's own table."""
+    method = stated.get("quant_method", "unknown") if isinstance(stated, dict) else stated
+    if method not in (None, "mxfp4"):
+        raise InputError(
+            f"{path}: the weights are quantized ({method!r}): expected float32, bfloat16 or float16; take "
+            "the unquantized repository, or save it dequantized with transformers"
+        )
 
 
 def write_model_config(config: ModelConfig, directory: Path, dtype: str = "float32") -> None:

@@ -1,17 +1,69 @@
-"""Reading tensors from safetensors files, one at a time. Loads no TensorFlow."""
+"""Reading tensors from safetensors files, one at a time. Loads no TensorFlow.
+
+The safetensors library reads and checks the headers. The bytes of a tensor are read straight into memory that
+a framework can take over: a mapped file would be copied once more, and its pages would count as memory held.
+"""
 
 import json
-from collections.abc import Iterator
+import math
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors then reads
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from tfgpt.checkpoints.arrays import empty_aligned
 from tfgpt.errors import InputError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+# safetensors' names of what NumPy, with ml_dtypes, can hold.
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+class Reader(Protocol):
+    """What a weight table is run over: named tensors of any format, read when asked for."""
+
+    directory: Path
+
+    def names(self) -> list[str]:
+        """All tensor names, sorted."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor by NumPy's name, without reading it."""
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in memory of its own."""
+
+
+class _Stored(NamedTuple):
+    """Where a tensor lies."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
 
 
 class TensorReader:
@@ -28,61 +80,88 @@ class TensorReader:
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
-        self._file_of: dict[str, str] = {}
-        for name in _weight_files(self.directory):
-            with self._open(name) as file:
-                self._file_of.update(dict.fromkeys(file.keys(), name))
-
-    def _open(self, name: str):
-        path = self.directory / name
-        try:
-            return safe_open(path, framework="np")
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing: the index lists it; download the directory again") from None
-        except (SafetensorError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file ({reason}): "
-                "download it again"
-            ) from None
+        weight_map = _weight_map(self.directory)
+        files = [SINGLE_FILE] if weight_map is None else sorted(set(weight_map.values()))
+        self._stored: dict[str, _Stored] = {}
+        for file in files:
+            for name, stored in _header(self.directory / file):
+                if weight_map is not None and weight_map.get(name) != file:
+                    raise InputError(_unlisted(self.directory, name, file, weight_map))
+                self._stored[name] = stored
+        for name, file in (weight_map or {}).items():
+            if name not in self._stored:
+                raise InputError(
+                    f"{self.directory / INDEX_FILE} says that tensor {name!r} is in {file}, which does not "
+                    "have it: the index and the shards are not of one model; download the directory again"
+                )
 
     def names(self) -> list[str]:
-        """All tensor names."""
-        return sorted(self._file_of)
+        """All tensor names, sorted."""
+        return sorted(self._stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header."""
-        with self._open(self._file_of[name]) as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._stored[name].shape
 
     def dtype(self, name: str) -> str:
-        """The dtype of a tensor as safetensors spells it (`F32`, `BF16`, ...), from the header."""
-        with self._open(self._file_of[name]) as file:
-            return file.get_slice(name).get_dtype()
+        """The dtype of a tensor by NumPy's name (`float32`, `bfloat16`, ...), from the header."""
+        return self._stored[name].dtype
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, copied into memory."""
-        # The file is mapped anew for each tensor: pages of a mapping that stays would count as memory held.
-        with self._open(self._file_of[name]) as file:
-            try:
-                return file.get_tensor(name)
-            except (SafetensorError, TypeError) as error:
-                raise InputError(
-                    f"{self.directory}: tensor {name!r} of dtype {self.dtype(name)} cannot be read ({error})"
-                ) from None
+        """One tensor, in aligned memory of its own."""
+        stored = self._stored[name]
+        path = self.directory / stored.file
+        tensor = empty_aligned(stored.shape, stored.dtype)
+        left = memoryview(tensor.reshape(-1).view(np.uint8))
+        with path.open("rb", buffering=0) as file:
+            file.seek(stored.start)
+            while left:
+                read = file.readinto(left)  # at most 2 GB at a time on Linux
+                if not read:
+                    raise InputError(f"{path} became shorter while it was read: download it again")
+                left = left[read:]
+        return tensor
 
-    def items(self) -> Iterator[tuple[str, np.ndarray]]:
-        """All tensors, one in memory at a time."""
-        for name in self.names():
-            yield name, self.read(name)
+
+def _header(path: Path) -> list[tuple[str, _Stored]]:
+    """(name, place) of every tensor of a file whose header safetensors has found sound.
+
+    Sound is: no holes, no overlap, and the last tensor ends where the file does. So each begins where the one
+    before it ends.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
+            found = [(name, each.get_dtype(), tuple(each.get_shape())) for name, each in slices]
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: the index lists it; download the directory again") from None
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
+        raise InputError(
+            f"{path}{size} is not a whole safetensors file ({reason}): download it again"
+        ) from None
+    places = []
+    for name, dtype, shape in found:
+        if dtype not in DTYPES:
+            raise InputError(
+                f"{path}: tensor {name!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}; save the "
+                "model unquantized"
+            )
+        places.append((name, _Stored(path.name, DTYPES[dtype], shape, start)))
+        start += math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    return places
 
 
-def _weight_files(directory: Path) -> list[str]:
+def _weight_map(directory: Path) -> dict[str, str] | None:
+    """Tensor name -> shard of an index; `None` where one file has everything."""
     if (directory / SINGLE_FILE).exists():
-        return [SINGLE_FILE]
+        return None
     index = directory / INDEX_FILE
     if index.exists():
-        return _shards(index)
+        return _read_index(index)
     pickled = sorted(path.name for path in directory.glob("*.bin"))
     if pickled:
         raise InputError(
@@ -92,14 +171,23 @@ def _weight_files(directory: Path) -> list[str]:
     raise InputError(f"{directory} has no {SINGLE_FILE} and no {INDEX_FILE}: expected a model directory")
 
 
-def _shards(index: Path) -> list[str]:
+def _read_index(index: Path) -> dict[str, str]:
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
     except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
         raise InputError(f"{index} is not an index of shards ({error!r}): download it again") from None
-    for name in files:
-        # An index is data from elsewhere: it may only name its neighbours.
+    for name in weight_map.values():
+        # An index is data from elsewhere: it may only name its neighbours. A neighbour may be a symbolic
+        # link, as in the hub's cache: whoever made the directory put it there.
         plain = isinstance(name, str) and Path(name).name == name and name.isprintable()
         if not plain or not name.endswith(".safetensors"):
             raise InputError(f"{index} names {name!r}: expected safetensors files of its own directory only")
-    return files
+    return weight_map
+
+
+def _unlisted(directory: Path, name: str, file: str, weight_map: dict[str, str]) -> str:
+    where = f"says it is in {weight_map[name]}" if name in weight_map else "does not list it"
+    return (
+        f"{directory}: {file} has the tensor {name!r}, but {INDEX_FILE} {where}: the index and the shards "
+        "are not of one model; download the directory again"
+    )

@@ -15,7 +15,9 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 class Transform(NamedTuple):
-    """How published tensors become one of ours, and back. Both take and return lists of arrays.
+    """How published tensors become one of ours, and back. Both take and return lists of arrays, or of views.
+
+    The writer also asks `inverse` for the shapes alone, with arrays that take no memory.
 
     `dtypes`: what the published tensors may be, by NumPy's names.
     """
@@ -29,7 +31,7 @@ IDENTITY = Transform(forward=lambda tensors: tensors, inverse=lambda tensors: te
 # PyTorch's Linear keeps [out, in]; Keras's kernel is [in, out].
 TRANSPOSE = Transform(
     forward=lambda tensors: [tensor.T for tensor in tensors],
-    inverse=lambda tensors: [np.ascontiguousarray(tensor.T) for tensor in tensors],
+    inverse=lambda tensors: [tensor.T for tensor in tensors],
 )
 
 
@@ -41,7 +43,7 @@ def side_by_side(*sizes: int) -> Transform:
         return [np.concatenate([tensor.T for tensor in tensors], axis=-1)]
 
     def inverse(tensors):
-        return [np.ascontiguousarray(part.T) for part in np.split(tensors[0], ends, axis=-1)]
+        return [part.T for part in np.split(tensors[0], ends, axis=-1)]
 
     return Transform(forward, inverse)
 

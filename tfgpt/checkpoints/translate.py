@@ -1,19 +1,22 @@
 """Running a family's weight table: published tensors -> tfgpt's weights, and back. Loads no TensorFlow."""
 
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from tfgpt.checkpoints.readers import TensorReader
-from tfgpt.checkpoints.rules import Rule, expand, readable, written
+from tfgpt.checkpoints.arrays import is_finite
+from tfgpt.checkpoints.readers import Reader
+from tfgpt.checkpoints.rules import FLOATS, Rule, expand, readable, written
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 
 
 def read_weights(
-    reader: TensorReader, family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]]
+    reader: Reader, family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Yields every weight of the model as (its name in tfgpt, a function that reads it).
 
@@ -31,9 +34,7 @@ def read_weights(
         yield rule.target, _reading(reader, rule, names, shapes[rule.target])
 
 
-def match_names(
-    reader: TensorReader, family: Family, config: ModelConfig
-) -> list[tuple[Rule, tuple[str, ...]]]:
+def match_names(reader: Reader, family: Family, config: ModelConfig) -> list[tuple[Rule, tuple[str, ...]]]:
     """The row of the weight table that each weight is read by, with the names of its tensors in the files.
 
     Needs no model: a config that asks for more than the files hold is found before anything of its size is
@@ -53,7 +54,13 @@ def match_names(
     return [(rule, tuple(published[name] for name in rule.sources)) for rule in rules]
 
 
-def _reading(reader: TensorReader, rule: Rule, names: tuple[str, ...], shape: tuple[int, ...]):
+def stored_dtype(reader: Reader, names: tuple[str, ...]) -> str:
+    """What a weight is kept in that these tensors make: their dtype; bfloat16 where they are quantized."""
+    dtypes = {reader.dtype(name) for name in names}
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= set(FLOATS) else "bfloat16"
+
+
+def _reading(reader: Reader, rule: Rule, names: tuple[str, ...], shape: tuple[int, ...]):
     def read() -> np.ndarray:
         spelled = ", ".join(map(repr, names))
         published = [_read(reader, name, rule.transform.dtypes) for name in names]
@@ -70,17 +77,14 @@ def _reading(reader: TensorReader, rule: Rule, names: tuple[str, ...], shape: tu
                 f"{reader.directory}: tensor {spelled} has shape {list(tensor.shape)}, but config.json makes "
                 f"it {list(shape)}: the weights and the config are not of one model"
             )
-        # A float sum is NaN or infinite if any element is; no array of flags is made. inf - inf warns.
-        with np.errstate(invalid="ignore", over="ignore"):
-            total = tensor.sum(dtype=np.float64)
-        if not np.isfinite(total):
+        if tensor.dtype.name in FLOATS and not is_finite(tensor):
             raise InputError(f"{reader.directory}: tensor {spelled} has NaN or infinite values")
         return tensor
 
     return read
 
 
-def _read(reader: TensorReader, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
+def _read(reader: Reader, name: str, dtypes: tuple[str, ...]) -> np.ndarray:
     tensor = reader.read(name)
     if tensor.dtype.name not in dtypes:
         raise InputError(
@@ -90,7 +94,7 @@ def _read(reader: TensorReader, name: str, dtypes: tuple[str, ...]) -> np.ndarra
     return tensor
 
 
-def _published_names(reader: TensorReader, family: Family) -> dict[str, str]:
+def _published_names(reader: Reader, family: Family) -> dict[str, str]:
     """Name in the table -> name in the file, which may carry the family's prefix."""
     published = {}
     for name in reader.names():
@@ -123,10 +127,30 @@ def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def published_tensors(
-    weights: dict[str, Callable[[], np.ndarray]], family: Family, config: ModelConfig
-) -> Iterable[tuple[str, np.ndarray]]:
-    """The inverse: (published name, tensor) for every row of the table, read one at a time.
+class Weight(NamedTuple):
+    """One of a model's weights: known beforehand, read when its turn comes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
+class Published(NamedTuple):
+    """Tensors that one weight becomes: (name, shape, dtype) of each beforehand, and how to read them."""
+
+    specs: tuple[tuple[str, tuple[int, ...], str], ...]
+    read: Callable[[], list[np.ndarray]]
+
+
+def published_tensors(weights: dict[str, Weight], family: Family, config: ModelConfig) -> list[Published]:
+    """The inverse of `read_weights`: what every row of the table writes.
+
+    Wider dtypes come first, so that every tensor of a file stands at a multiple of its own width.
 
     Raises:
         InputError: the model has a weight that the family's format has no place for, or lacks one.
@@ -137,7 +161,15 @@ def published_tensors(
     if extra or missing:
         found = f"has {extra[0]!r}" if extra else f"lacks {missing[0]!r}"
         raise InputError(f"the model {found}: {family.title}'s format has another set of weights")
-    for rule in rules:
-        tensors = rule.transform.inverse([weights[rule.target]()])
-        for name, tensor in zip(rule.sources, tensors, strict=True):
-            yield family.published_name(name), tensor
+    rules.sort(key=lambda rule: -np.dtype(weights[rule.target].dtype).itemsize)
+    return [_published(rule, weights[rule.target], family) for rule in rules]
+
+
+def _published(rule: Rule, weight: Weight, family: Family) -> Published:
+    # One element seen from everywhere: an array of that shape which takes no memory.
+    shapes = rule.transform.inverse([np.broadcast_to(np.zeros((), weight.dtype), weight.shape)])
+    specs = tuple(
+        (family.published_name(name), each.shape, each.dtype.name)
+        for name, each in zip(rule.sources, shapes, strict=True)
+    )
+    return Published(specs, lambda: rule.transform.inverse([weight.read()]))

@@ -1,59 +1,95 @@
-"""Writing tensors as safetensors, in shards above a size. Loads no TensorFlow."""
+"""Writing tensors as safetensors, in shards above a size, one tensor in memory at a time. No TensorFlow.
 
-from collections.abc import Iterable
+The safetensors library writes a file from tensors that are all in memory. The format is simple enough to be
+written as a stream: 8 bytes of length, a JSON header with every tensor's place, then the bytes of the tensors
+(https://github.com/huggingface/safetensors#format). What is written here is read back with the library in the
+tests.
+"""
+
+import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from tfgpt.checkpoints.readers import INDEX_FILE, SINGLE_FILE
+from tfgpt.checkpoints.arrays import laid_out
+from tfgpt.checkpoints.readers import DTYPES, INDEX_FILE, SINGLE_FILE
+from tfgpt.checkpoints.translate import Published
 from tfgpt.errors import InputError
 from tfgpt.files import write_json
 
 # transformers writes this and refuses files that lack it.
 _METADATA = {"format": "pt"}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+# (name, shape, dtype) of a tensor, as in `Published`.
+Spec = tuple[str, tuple[int, ...], str]
 
 
-def write_tensors(tensors: Iterable[tuple[str, np.ndarray]], directory: Path, max_shard_size: int) -> None:
-    """Writes tensors into `directory`, starting a new shard whenever one would exceed `max_shard_size` bytes.
-
-    One file is called `model.safetensors`; several come with `model.safetensors.index.json`. Memory holds one
-    shard at a time.
-    """
+def check_shard_size(max_shard_size: int) -> None:
+    """`InputError` for a size that no shard can keep."""
     if max_shard_size < 1:
         raise InputError(f"found max_shard_size={max_shard_size}, expected a number of bytes of at least 1")
-    shards: list[list[str]] = []
-    held: dict[str, np.ndarray] = {}
-    total = size = 0
 
-    def flush():
-        save_file(held, directory / _draft(len(shards)), metadata=_METADATA)
-        shards.append(list(held))
-        held.clear()
 
-    for name, tensor in tensors:
-        if held and size + tensor.nbytes > max_shard_size:
-            flush()
+def write_tensors(published: list[Published], directory: Path, max_shard_size: int) -> None:
+    """Writes tensors into `directory`, starting a new shard whenever one would exceed `max_shard_size` bytes.
+
+    One file is called `model.safetensors`; several come with `model.safetensors.index.json`.
+    """
+    check_shard_size(max_shard_size)
+    shards = _shards([spec for each in published for spec in each.specs], max_shard_size)
+    names = [SINGLE_FILE]
+    if len(shards) > 1:
+        names = [f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
+    tensors = (tensor for each in published for tensor in each.read())
+    for name, specs in zip(names, shards, strict=True):
+        _write_file(directory / name, specs, tensors)
+    if len(shards) > 1:
+        total = sum(_num_bytes(spec) for specs in shards for spec in specs)
+        weight_map = {spec[0]: name for name, specs in zip(names, shards, strict=True) for spec in specs}
+        write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _shards(specs: list[Spec], max_shard_size: int) -> list[list[Spec]]:
+    shards: list[list[Spec]] = [[]]
+    size = 0
+    for spec in specs:
+        if shards[-1] and size + _num_bytes(spec) > max_shard_size:
+            shards.append([])
             size = 0
-        held[name] = np.ascontiguousarray(tensor)
-        size += tensor.nbytes
-        total += tensor.nbytes
-    flush()
-    _rename(shards, total, directory)
+        shards[-1].append(spec)
+        size += _num_bytes(spec)
+    return shards
 
 
-def _draft(number: int) -> str:
-    return f"shard-{number}.part"
+def _num_bytes(spec: Spec) -> int:
+    _, shape, dtype = spec
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
-def _rename(shards: list[list[str]], total: int, directory: Path) -> None:
-    # The names carry the number of shards, which is known only at the end.
-    if len(shards) == 1:
-        (directory / _draft(0)).rename(directory / SINGLE_FILE)
-        return
-    weight_map = {}
-    for number, names in enumerate(shards):
-        file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (directory / _draft(number)).rename(directory / file)
-        weight_map.update(dict.fromkeys(names, file))
-    write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+def _write_file(path: Path, specs: list[Spec], tensors: Iterator[np.ndarray]) -> None:
+    header: dict = {"__metadata__": _METADATA}
+    end = 0
+    for name, shape, dtype in specs:
+        start, end = end, end + _num_bytes((name, shape, dtype))
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    with path.open("wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
+        for name, shape, dtype in specs:
+            tensor = next(tensors)
+            if (tensor.shape, tensor.dtype.name) != (shape, dtype):
+                raise RuntimeError(
+                    f"{name} is {tensor.dtype} {tensor.shape}, but {dtype} {shape} was announced"
+                )
+            _write_all(file, laid_out(tensor, dtype).reshape(-1).view(np.uint8))
+            del tensor
+
+
+def _write_all(file, content) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]  # at most 2 GB at a time on Linux

@@ -10,8 +10,8 @@ import numpy as np
 from tfgpt.checkpoints.directory import read_model_config, write_model_config
 from tfgpt.checkpoints.hub import resolve
 from tfgpt.checkpoints.readers import TensorReader
-from tfgpt.checkpoints.translate import match_names, published_tensors, read_weights
-from tfgpt.checkpoints.writers import write_tensors
+from tfgpt.checkpoints.translate import Weight, match_names, published_tensors, read_weights
+from tfgpt.checkpoints.writers import check_shard_size, write_tensors
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.registry import family
@@ -119,27 +119,44 @@ class CausalLM(Trainer):
         return {variable.path.split(f"{self.name}/", 1)[1]: variable for variable in self.weights}
 
     @classmethod
+    def weight_shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight of `named_weights`, without making any."""
+        with deferred_variables():
+            model = cls(config)
+        return {name: tuple(variable.shape) for name, variable in model.named_weights().items()}
+
+    @classmethod
     def from_family(cls, name: str, size: str, dtype=None, **changes) -> "CausalLM":
         """A published size with random weights: `from_family("gpt2", size="124m", dropout=0.0)`."""
         return cls(family(name).config_of(size, **changes), dtype=dtype)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, dtype=None, revision: str | None = None
+        cls,
+        source: str | os.PathLike,
+        dtype=None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> "CausalLM":
         """Loads a model directory, or a repository of the hub, in the Hugging Face format.
 
-        Tensors go from file to variable one at a time, so memory peaks at the weights plus one tensor.
+        Tensors go from file to variable one at a time, so memory peaks at the weights plus two tensors.
 
         Args:
             source: directory with config.json and safetensors, or an id such as "openai-community/gpt2".
-            dtype: Keras dtype policy; `None` is Keras's default.
-            revision: of the hub's repository.
+            dtype: Keras dtype policy, which says what the weights become, whatever they are in the file:
+                "float32", "bfloat16", "mixed_bfloat16", ...; `None` is Keras's default.
+            revision: branch, tag or commit of the hub's repository.
+            token: of the hub; `None` takes HF_TOKEN or the one of `hf auth login`.
+            local_files_only: take the repository from huggingface_hub's cache, and ask no server.
 
         Raises:
             InputError: the directory is incomplete or contradicts itself.
         """
-        directory = resolve(source, revision)
+        directory = resolve(
+            source, revision, token=token, local_files_only=local_files_only, check=read_model_config
+        )
         found, config = read_model_config(directory)
         reader = TensorReader(directory)
         match_names(reader, found, config)  # before a model of the stated size is made
@@ -163,10 +180,11 @@ class CausalLM(Trainer):
             directory: made if missing, replaced as a whole when everything is written.
             max_shard_size: bytes above which weights are split into several files.
         """
-        reading = {name: _reader_of(variable) for name, variable in self.named_weights().items()}
+        check_shard_size(max_shard_size)
+        weights = {name: _weight_of(variable) for name, variable in self.named_weights().items()}
         with replacing_directory(directory, keep=_keeps_beside_weights) as temporary:
             write_model_config(self.config, temporary, dtype=self.variable_dtype)
-            tensors = published_tensors(reading, family(self.config.family), self.config)
+            tensors = published_tensors(weights, family(self.config.family), self.config)
             write_tensors(tensors, temporary, max_shard_size)
 
     def get_config(self):
@@ -177,8 +195,11 @@ class CausalLM(Trainer):
         }
 
 
-def _reader_of(variable: keras.Variable):
-    return lambda: np.asarray(keras.ops.convert_to_numpy(variable))
+def _weight_of(variable: keras.Variable) -> Weight:
+    def read():
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+    return Weight(tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype), read)
 
 
 def _keeps_beside_weights(path: Path) -> bool:

@@ -1,0 +1,128 @@
+"""Time and memory of loading GPT-2 1558m from safetensors: tfgpt (TensorFlow) and transformers (PyTorch).
+
+Goal of the project's numbers: at most 1.5 times the time of transformers, at most 1.0 times its memory.
+
+Command:  python benchmarks/peers.py make torch
+          python benchmarks/load_speed.py [--size gpt2-1558m] [--output benchmarks/results/NAME.json]
+Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache. Each measurement is a
+          fresh process. Loaded means: `from_pretrained` has returned, and one token has gone through the
+          model, so that pages which are only mapped count on both sides. The time is from after the imports
+          to the logits of that token; the imports are reported apart. Memory is the peak resident set of the
+          whole process, imports included, as the kernel counts it. GB is 10^9 bytes.
+          Before each measurement a process takes as much memory as the weights need and gives it back: under
+          a hypervisor that backs memory when it is first touched, that first touch takes ten times as long as
+          the rest of loading, and which side pays it would be chance.
+Hardware: any CPU; disk and memory for the weights (6.2 GB of each). Time: about 3 minutes on 2 cores.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+import peers
+import random_sizes
+
+PACKAGES = ("tfgpt", "tensorflow", "keras", "safetensors")
+SIDES = ("tfgpt", "transformers")
+TOUCH = "import sys; held = bytearray(int(sys.argv[1])); held[::4096] = held[::4096].replace(b'\\0', b'\\1')"
+
+
+def load_with_tfgpt(model_dir: Path) -> dict:
+    """Keras on TensorFlow."""
+    start = time.perf_counter()
+    import numpy as np
+
+    import tfgpt
+
+    model_class = tfgpt.CausalLM  # the import behind the lazy name
+    imported = time.perf_counter()
+    model = model_class.from_pretrained(model_dir)
+    loaded = time.perf_counter()
+    np.asarray(model(np.array([[1]])))
+    return {"import": imported - start, "load": loaded - imported, "token": time.perf_counter() - loaded}
+
+
+def load_with_transformers(model_dir: Path) -> dict:
+    """PyTorch, with the dtype of the file."""
+    start = time.perf_counter()
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    torch.set_num_threads(measure.THREADS)
+    imported = time.perf_counter()
+    model = GPT2LMHeadModel.from_pretrained(model_dir, dtype="auto")
+    loaded = time.perf_counter()
+    with torch.no_grad():
+        model(torch.tensor([[1]])).logits.numpy()
+    return {"import": imported - start, "load": loaded - imported, "token": time.perf_counter() - loaded}
+
+
+def run_side(side: str, model_dir: Path, memory_bytes: int) -> dict:
+    """One fresh process: its seconds by part and its peak memory."""
+    measure.child_cost([sys.executable, "-c", TOUCH, str(memory_bytes)])
+    interpreter = sys.executable if side == "tfgpt" else str(peers.python("torch"))
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        cost = measure.child_cost([interpreter, __file__, "--side", side, str(model_dir), str(answer)])
+        parts = json.loads(answer.read_text())
+    return {
+        "value": parts["load"] + parts["token"],
+        "peak_gigabytes": cost.peak_bytes / 1e9,
+        **{f"{name}_seconds": seconds for name, seconds in parts.items()},
+    }
+
+
+def rows_of(answers: dict[str, list[dict]]) -> dict[str, list[float]]:
+    """{"side: what": numbers}."""
+    names = {"value": "load and one token, s", "import_seconds": "imports, s", "peak_gigabytes": "peak GB"}
+    return {
+        f"{side}: {spelled}": [answer[name] for answer in found]
+        for name, spelled in names.items()
+        for side, found in answers.items()
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    measure.add_arguments(parser, repetitions=5)
+    parser.add_argument("--size", default="gpt2-1558m", help="of random_sizes.py (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to write the weights (default: a temporary one)")
+    parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "ANSWER"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.side:
+        side, model_dir, answer = options.side
+        load = {"tfgpt": load_with_tfgpt, "transformers": load_with_transformers}[side]
+        Path(answer).write_text(json.dumps(load(Path(model_dir))))
+        return 0
+
+    with tempfile.TemporaryDirectory(prefix="tfgpt-load-", dir=options.folder) as temporary:
+        model_dir = random_sizes.write(Path(temporary) / "weights", options.size)
+        memory_bytes = random_sizes.num_bytes(options.size, "float32")[0] + 2 * 10**9
+        measurements = {side: lambda side=side: run_side(side, model_dir, memory_bytes) for side in SIDES}
+        measure.interleave(measurements, repetitions=1)  # the files come into the page cache
+        answers = measure.interleave(measurements, options.repetitions)
+    rows = rows_of(answers)
+    goals = (("load and one token, s", 1.5), ("peak GB", 1.0))
+    targets = [
+        measure.Target(
+            f"tfgpt / transformers, {what}",
+            measure.ratio(rows[f"tfgpt: {what}"], rows[f"transformers: {what}"]),
+            limit,
+            at_least=False,
+        )
+        for what, limit in goals
+    ]
+    facts = {"versions": measure.versions(PACKAGES), "disturbance": measure.disturbance(answers)}
+    title = f"loading {options.size} in fp32"
+    measure.report(title, "as each row says", rows, targets, options.output, **facts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
