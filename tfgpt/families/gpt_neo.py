@@ -102,18 +102,22 @@ def read_particulars(values: dict) -> dict:
 
 def _attention_layers(values: dict) -> list[str]:
     """`attention_types` is a list of (kinds of consecutive layers, how often they are repeated)."""
+    types = values["attention_types"]
+    types = DEFAULTS["attention_types"] if types is None else types
     try:
-        layers = [kind for kinds, times in values["attention_types"] for kind in list(kinds) * times]
+        groups = [(list(kinds), range(times)) for kinds, times in types]
     except (TypeError, ValueError):
         raise InputError(
-            f"attention_types is {values['attention_types']!r}: expected such as [[['global', 'local'], 12]]"
+            f"attention_types is {types!r}: expected such as [[['global', 'local'], 12]]"
         ) from None
-    if len(layers) != values["num_layers"]:
+    # Counted before they are written out: a config.json may state any number.
+    described = sum(len(kinds) * max(times.stop, 0) for kinds, times in groups)
+    if described != values["num_layers"]:
         raise InputError(
-            f"attention_types describes {len(layers)} layers, but num_layers is {values['num_layers']}: "
+            f"attention_types describes {described} layers, but num_layers is {values['num_layers']}: "
             "the two must agree"
         )
-    return layers
+    return [kind for kinds, times in groups if kinds for _ in times for kind in kinds]
 
 
 def write_particulars(config: ModelConfig) -> dict:

@@ -158,8 +158,10 @@ def _read_rotary(values: dict) -> dict:
     share = stated.get("partial_rotary_factor", values["rotary_pct"])
     base = stated.get("rope_theta", values["rotary_emb_base"])
     sizes = (values["hidden_size"], values["num_attention_heads"])
-    if not isinstance(share, (int, float)) or not all(isinstance(n, int) and n > 0 for n in sizes):
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise InputError(f"rotary_pct is {share!r}: expected the rotated share of each head, such as 0.25")
+    if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+        raise InputError(f"hidden_size, num_attention_heads are {sizes}: expected whole numbers above 0")
     return {"rotary_dim": int(sizes[0] // sizes[1] * share), "rotary_base": base}
 
 

@@ -1,0 +1,89 @@
+"""Values of config.json that a family cannot mean: each is one line, whatever the value; and old buffers."""
+
+import re
+
+import pytest
+
+from tfgpt import InputError
+from tfgpt.families.registry import family
+
+NEO = {
+    "vocab_size": 13,
+    "max_position_embeddings": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_size": 8,
+    "attention_types": [[["global", "local"], 1]],
+}
+NEOX = {
+    "vocab_size": 13,
+    "max_position_embeddings": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "rotary_pct": 0.5,
+}
+GPTJ = {"vocab_size": 13, "n_positions": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "rotary_dim": 4}
+GPT1 = {"vocab_size": 13, "n_positions": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
+SOUND = {"gpt1": GPT1, "gpt_neo": NEO, "gptj": GPTJ, "gpt_neox": NEOX}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_the_rest_is_sound(name):
+    assert family(name).read_config(SOUND[name]).num_layers >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "word"),
+    [
+        ("gpt1", {"afn": "silu"}, "afn is 'silu'"),
+        ("gpt1", {"afn": "gelu_new"}, "afn is 'gelu_new'"),  # transformers' GPT-1 has no such name either
+        ("gpt_neo", {"attention_types": [[["global"], 2.0]]}, "attention_types"),
+        ("gpt_neo", {"attention_types": [[["globl"], 2]]}, "did you mean 'global'"),
+        ("gpt_neo", {"attention_types": 3}, "attention_types"),
+        ("gpt_neo", {"attention_types": None}, "describes 24 layers"),
+        ("gpt_neo", {"attention_types": [[["global"], 3]]}, "describes 3 layers, but num_layers is 2"),
+        ("gpt_neo", {"attention_types": [[["global"], 10**30]]}, "but num_layers is 2"),
+        ("gptj", {"rotary_dim": None}, "rotary_dim is null"),
+        ("gptj", {"rotary_dim": 6}, "rotary_dim is 6"),
+        ("gptj", {"tie_word_embeddings": True}, "tie_word_embeddings is true"),
+        ("gpt_neox", {"rotary_pct": float("nan")}, "rotary_pct is nan"),
+        ("gpt_neox", {"rotary_pct": float("inf")}, "rotary_pct is inf"),
+        ("gpt_neox", {"rotary_pct": True}, "rotary_pct is True"),
+        ("gpt_neox", {"rotary_pct": 0}, "rotary_pct is 0"),
+        ("gpt_neox", {"hidden_size": 10**400}, "hidden_size"),
+        ("gpt_neox", {"num_attention_heads": 0}, "num_attention_heads"),
+        ("gpt_neox", {"rope_parameters": [1]}, "rope_type is"),
+        ("gpt_neox", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
+        ("gpt_neox", {"use_parallel_residual": "no"}, "use_parallel_residual is 'no'"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_value_that_means_nothing_is_one_line(name, changes, word):
+    with pytest.raises(InputError, match=re.escape(word)) as caught:
+        family(name).read_config({**SOUND[name], **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_no_attention_types_are_the_default_of_24_layers():
+    config = family("gpt_neo").read_config({**NEO, "num_layers": 24, "attention_types": None})
+    assert [config.attention_of(layer).value for layer in (0, 1, 23)] == ["global", "local", "local"]
+
+
+@pytest.mark.parametrize(
+    ("name", "buffer"),
+    [
+        ("gpt1", "h.0.attn.bias"),
+        ("gpt1", "position_ids"),
+        ("gpt_neo", "h.0.attn.attention.bias"),
+        ("gpt_neo", "h.0.attn.attention.masked_bias"),
+        ("gptj", "h.0.attn.masked_bias"),
+        ("gpt_neox", "layers.0.attention.rotary_emb.inv_freq"),
+        ("gpt_neox", "layers.0.attention.masked_bias"),
+    ],
+)
+def test_buffers_of_old_checkpoints_are_ignored_and_their_neighbours_are_not(name, buffer):
+    ignored = family(name).ignored
+    assert any(re.fullmatch(pattern, buffer) for pattern in ignored)
+    assert not any(re.fullmatch(pattern, f"{buffer}.more") for pattern in ignored)
