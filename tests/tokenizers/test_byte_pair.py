@@ -184,8 +184,8 @@ SMALL = {"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}
 @pytest.mark.parametrize(
     ("vocabulary", "merges", "message"),
     [
-        (json.dumps(SMALL)[:20], "", "found broken JSON"),
-        ("[1]", "", "found a JSON list"),
+        (json.dumps(SMALL)[:20], "", "not readable JSON"),
+        ("[1]", "", "holds a list"),
         (json.dumps(SMALL | {"ab": 9}), "a b\n", "gaps or repeat"),
         (json.dumps(SMALL | {"ab": "2"}), "a b\n", "found '2' as the id of 'ab'"),
         (json.dumps(SMALL), "a b c\n", "line 1, expected two tokens"),
