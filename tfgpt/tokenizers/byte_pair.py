@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import Tokenizer
@@ -48,17 +48,23 @@ class BytePairTokenizer(Tokenizer):
     def tokenizer_class(self) -> str:
         """The class that tokenizer_config.json names.
 
-        transformers 5 rebuilds GPT2Tokenizer from the vocabulary and merges alone, so that name is right
-        only with GPT-2's own pre-tokenizer.
+        transformers 5 rebuilds GPT2Tokenizer and GPTNeoXTokenizer from the vocabulary and merges alone, so
+        these names are right only with the parts that it builds.
         """
-        pre_tokenizer = self.backend.pre_tokenizer
-        is_gpt2 = (
+        pre_tokenizer, normalizer = self.backend.pre_tokenizer, self.backend.normalizer
+        is_plain = (
             isinstance(pre_tokenizer, pre_tokenizers.ByteLevel)
             and pre_tokenizer.use_regex
             and not pre_tokenizer.add_prefix_space
-            and self.backend.normalizer is None
+            and not self.backend.model.ignore_merges
         )
-        return "GPT2Tokenizer" if is_gpt2 else "PreTrainedTokenizerFast"
+        if is_plain and normalizer is None:
+            return "GPT2Tokenizer"
+        # Its padding token is <|padding|>, whatever the files say: transformers adds it where there is none.
+        has_padding = self.backend.token_to_id("<|padding|>") is not None
+        if is_plain and isinstance(normalizer, normalizers.NFC) and has_padding:
+            return "GPTNeoXTokenizer"
+        return "PreTrainedTokenizerFast"
 
     @classmethod
     def fits(cls, backend: tokenizers.Tokenizer) -> bool:

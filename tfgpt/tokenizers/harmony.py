@@ -9,7 +9,7 @@
     <|start|>assistant<|channel|>final<|message|>Sunny.<|return|>
 
 Format: https://cookbook.openai.com/articles/openai-harmony. Reference: github.com/openai/harmony,
-src/encoding.rs, whose token ids these are. What users, tools and models write is encoded as text: a "<|start|>"
+src/encoding.rs, whose token ids these are. What users, tools and models write is encoded as text: "<|start|>"
 in it is nine characters, and no message can pretend to be another. Not covered: the texts of the tools
 "browser" and "python" that gpt-oss knows, which a `ToolNamespace` of the system message may give.
 """

@@ -124,10 +124,14 @@ def apply_settings(backend: tokenizers.Tokenizer, settings: TokenizerSettings, s
                 f"{backend.token_to_id(token.content)} after the vocabulary; take all tokenizer files from "
                 "the same model"
             )
-    for content in (*settings.special_tokens.values(), *settings.extra_special_tokens):
-        is_marked = content in there and there[content].special
-        if not is_marked and backend.token_to_id(content) is not None:
-            backend.add_special_tokens([tokenizers.AddedToken(content, special=True, normalized=False)])
+    # An added token becomes special by a role, not by being named among the extra ones.
+    wanted = [
+        *settings.special_tokens.values(),
+        *(t for t in settings.extra_special_tokens if t not in there),
+    ]
+    for content in wanted:
+        if backend.token_to_id(content) is not None and not (content in there and there[content].special):
+            backend.add_special_tokens([_special(there.get(content), content)])
     if settings.add_prefix_space is not None and isinstance(
         backend.pre_tokenizer, tokenizers.pre_tokenizers.ByteLevel
     ):
@@ -151,6 +155,19 @@ def _content(token) -> str:
     if not isinstance(content, str):
         raise TypeError(f"a token is {content!r}")
     return content
+
+
+def _special(token: tokenizers.AddedToken | None, content: str) -> tokenizers.AddedToken:
+    if token is None:
+        return tokenizers.AddedToken(content, special=True, normalized=False)
+    return tokenizers.AddedToken(
+        content,
+        special=True,
+        normalized=token.normalized,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+    )
 
 
 def _added_token(token: dict) -> tokenizers.AddedToken:
