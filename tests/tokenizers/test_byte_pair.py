@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfgpt.errors import InputError
-from tfgpt.tokenizers.byte_pair import BytePairTokenizer
+from tfgpt.tokenizers.byte_pair import BytePairTokenizer, cut_long_runs
 from tfgpt.tokenizers.loading import load_tokenizer
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -141,6 +142,21 @@ def test_trained_vocabulary(trained):
     assert trained.decode(trained.encode("x<|endoftext|>y"), skip_special_tokens=True) == "xy"
     again = BytePairTokenizer.train(iter(TEXTS), vocabulary_size=300)
     assert again.fingerprint() == trained.fingerprint()
+
+
+def test_long_runs_are_cut_for_training_alone(trained):
+    """Without the cuts the trainer would be busy with the first of these for an hour."""
+    long = "a" * 3_000_000
+    learned = BytePairTokenizer.train([long, *TEXTS], vocabulary_size=300)
+    assert learned.decode(learned.encode(long)) == long
+    assert len(learned.encode(long)) <= 3_000_000 / 512
+    for text in (long[:5000], "x " + "ж" * 2500 + " y", "x" + "\n" * 1025 + "y", "a b", ""):
+        pieces = list(cut_long_runs(text))
+        assert "".join(pieces) == text
+        runs = [run for piece in pieces for run in re.findall(r"\S+|\s+", piece)]
+        assert max(map(len, runs), default=0) <= 1024
+    for text in ("a" * 1024 + " " * 1024 + "b", *TEXTS):
+        assert list(cut_long_runs(text)) == [text]
 
 
 def test_fingerprint_sees_vocabulary_and_order_of_merges(trained, tmp_path):

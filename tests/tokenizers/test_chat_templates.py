@@ -14,7 +14,8 @@ from tfgpt.tokenizers.loading import load_tokenizer
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
-    "{{ '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{{ '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # The means that published templates use: white space control, macros, namespaces, loop variables, break,
 # tests, filters, tojson with its options, and {% generation %}.
@@ -241,7 +242,7 @@ HOSTILE = {
     "long range": "{% for i in range(10 ** 9) %}{% endfor %}",
     "nested ranges": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "nested lists": "{% set x = range(9999) | list %}" + NESTED,
-    "recursive loop": "{% for i in range(99999) recursive %}{{ loop(range(99999)) if i < 99998 }}{% endfor %}",
+    "recursive loop": "{% for i in range(9999) recursive %}{{ loop(range(9999)) if i < 9998 }}{% endfor %}",
     "recursive macro": "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
     "product": "{{ 'x' * 10 ** 12 }}",
     "list product": "{{ [0] * 10 ** 12 }}",

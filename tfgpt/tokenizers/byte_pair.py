@@ -5,7 +5,8 @@ join them in order of priority. No text is unknown and decoding gives back exact
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -14,6 +15,9 @@ from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.settings import TokenizerSettings
 from tfgpt.tokenizers.vocabulary_files import END_OF_TEXT, byte_level_backend
+
+LONGEST_RUN = 1024
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}|(?<!\s)\s{{{LONGEST_RUN + 1},}}")
 
 
 class BytePairTokenizer(Tokenizer):
@@ -82,6 +86,10 @@ class BytePairTokenizer(Tokenizer):
     ) -> "BytePairTokenizer":
         """Learns merges from `texts`, with all 256 bytes first and <|endoftext|> last, as in GPT-2.
 
+        Runs of more than `LONGEST_RUN` characters without white space (or of nothing else) are learned from
+        in pieces: the trainer's time grows with the square of a word's length, and three million equal
+        letters would take an hour. Other texts are learned from as they are.
+
         Args:
             texts: the training texts; read once, in order.
             vocabulary_size: the number of tokens. Small texts have fewer pairs worth merging: then the
@@ -99,7 +107,7 @@ class BytePairTokenizer(Tokenizer):
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator((piece for text in texts for piece in cut_long_runs(text)), trainer)
         # The trainer would number special tokens first, so the model is rebuilt with it in last place.
         model = json.loads(backend.to_str())["model"]
         merges = [
@@ -135,6 +143,16 @@ class BytePairTokenizer(Tokenizer):
         for token_id, token in self.backend.get_added_tokens_decoder().items():
             table[token_id] = token.content.encode()  # added tokens are matched in the text as it is
         return table
+
+
+def cut_long_runs(text: str) -> Iterator[str]:
+    """`text` in pieces, cut within runs of more than `LONGEST_RUN` characters, and nowhere else."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        for cut in range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
 
 
 def byte_characters() -> list[str]:
