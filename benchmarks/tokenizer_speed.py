@@ -1,6 +1,7 @@
 """Megabytes of text tokenized per second, beside transformers' fast tokenizer and tiktoken; ids compared.
 
 Command:  python benchmarks/tokenizer_speed.py [--data DIR] [--output benchmarks/results/NAME.json]
+Goal:     at least the speed of each, on one core and on all, with the same ids everywhere.
 Setting:  GPT-2's published vocabulary; the paragraphs of tinyshakespeare and wikitext-2 as one list of texts,
           given to `encode_batch` at once: on one core and on all of them. transformers is called as its users
           do (`tokenizer(texts)`), tiktoken with `encode_ordinary_batch`. transformers (the extra "parity")
