@@ -242,7 +242,8 @@ HOSTILE = {
     "long range": "{% for i in range(10 ** 9) %}{% endfor %}",
     "nested ranges": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "nested lists": "{% set x = range(9999) | list %}" + NESTED,
-    "recursive loop": "{% for i in range(9999) recursive %}{{ loop(range(9999)) if i < 9998 }}{% endfor %}",
+    "recursive loop": "{% set x = [range(9999) | list] * 3000 %}"
+    "{% for i in x recursive %}{{ loop(i) if i is sequence }}{% endfor %}",
     "recursive macro": "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
     "product": "{{ 'x' * 10 ** 12 }}",
     "list product": "{{ [0] * 10 ** 12 }}",
@@ -262,6 +263,13 @@ def test_hostile_templates(template):
         text = render_chat(template, [{"role": "user", "content": "x"}], None, {})
         pytest.fail(f"rendered {text[:200]!r}")
     assert "\n" not in str(caught.value)
+
+
+def test_keys_without_a_value_are_left_out():
+    """As in transformers: APIs say content=None, and templates would write it."""
+    message = {"role": "user", "content": None, "reasoning": "hm"}
+    template = "{{ 'content' in messages[0] }} {{ messages[0].thinking }} {{ messages[0].reasoning_content }}"
+    assert render_chat(template, [message], None, {}) == "False hm hm"
 
 
 def test_objects_are_hidden_from_templates():

@@ -211,6 +211,8 @@ def test_settings_that_change_ids(fixtures_directory, tmp_path):
         )
         ids = tokenizer.encode(text)
         assert ids == reference(text).input_ids, name
+        added = tokenizer.backend.get_added_tokens_decoder()
+        assert repr(added) == repr(reference.added_tokens_decoder), name  # the flags of each
         assert (
             tokenizer.encode(text, allow_special=False)
             == reference(text, split_special_tokens=True).input_ids
