@@ -33,6 +33,7 @@ setup(
         "safetensors>=0.6",
         "huggingface_hub>=1.0",
         "pydantic>=2.10",
+        "jinja2>=3.1.6",
         "pyyaml>=6.0",
         "rich>=14.0",
     ],

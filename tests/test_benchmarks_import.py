@@ -22,6 +22,7 @@ SCRIPTS = (
     "load_speed",
     "peers",
     "startup",
+    "tokenizer_speed",
     "training_speed",
 )
 HEAVY = ("tensorflow", "keras", "torch", "transformers", "onnxruntime", "tf2onnx")

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,17 @@ def test_the_python_snippets_run_in_order(tmp_path, monkeypatch, fixtures_direct
     """As a reader would run them: one after the other in one directory, each with its own names."""
     monkeypatch.chdir(tmp_path)
     source = fixtures_directory / "gpt2" / "heads_of_8"
+    shutil.copytree(fixtures_directory / "tokenizers" / "gpt_oss", tmp_path / "gpt-oss")
+    (tmp_path / "gpt-oss/chat_template.jinja").write_text("{{ messages[0].content }}")
     snippets = blocks("python")
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for snippet in snippets:
-        exec(compile(snippet.replace("path/to/model", str(source)), "README.md", "exec"), {})
+        snippet = snippet.replace("path/to/model", str(source)).replace("path/to/gpt-oss", "gpt-oss")
+        exec(compile(snippet, "README.md", "exec"), {})
     assert (tmp_path / "my-model/model.safetensors").exists()
-    assert "# Verification" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "# Verification" in shown
+    assert shown.endswith("final 4\n")
 
 
 def test_the_training_snippet_runs(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half-written: beside, then rename. Loads no TensorFlow."""
+"""Reading JSON; writing so that nothing is half-written: beside, then rename. Loads no TensorFlow."""
 
 import contextlib
 import fnmatch
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfgpt.errors import InputError
 
@@ -146,6 +147,24 @@ def visible_entries(directory: str | os.PathLike) -> list[Path]:
     directory = Path(directory)
     there = directory.iterdir() if directory.is_dir() else ()
     return sorted(entry for entry in there if not entry.name.startswith("."))
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a JSON file; InputError when the file is missing, broken, or holds anything else."""
+    import json
+
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: expected a directory with a {path.name}") from None
+    except NotADirectoryError:
+        raise InputError(f"{path.parent} is a file: expected a directory with a {path.name}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}): restore or download it again") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}: expected a JSON object")
+    return values
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 from tfgpt._version import __version__
-from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, copy_tokenizer, read_json
+from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, copy_tokenizer
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
-from tfgpt.files import write_json, write_text
+from tfgpt.files import read_json, write_json, write_text
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page

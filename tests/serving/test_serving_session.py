@@ -207,9 +207,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
         (lambda d: None, "fp33", "found precision 'fp33'; did you mean 'fp32'"),
         (lambda d: None, "int8", r"found fp32 in .*onnx, expected int8 \(model_quantized.onnx\)"),
         (lambda d: (d / "onnx/model.onnx").unlink(), "fp32", "found no onnx/.*tfgpt export"),
-        (lambda d: (d / "config.json").unlink(), "fp32", "found no config.json"),
-        (lambda d: (d / "config.json").write_text("{"), "fp32", "found no valid JSON in"),
-        (lambda d: (d / "config.json").write_text("[]"), "fp32", "found list in"),
+        (lambda d: (d / "config.json").unlink(), "fp32", r"config\.json is missing"),
+        (lambda d: (d / "config.json").write_text("{"), "fp32", "is not readable JSON"),
+        (lambda d: (d / "config.json").write_text("[]"), "fp32", "holds a list"),
         (lambda d: (d / "config.json").write_text("{}"), "fp32", "found no context length.*n_positions"),
         (lambda d: (d / "config.json").write_text('{"n_ctx": "x"}'), "fp32", "found n_ctx='x'"),
         (

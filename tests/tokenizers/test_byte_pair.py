@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfgpt.errors import InputError
-from tfgpt.tokenizers.byte_pair import BytePairTokenizer
+from tfgpt.tokenizers.byte_pair import BytePairTokenizer, cut_long_runs
 from tfgpt.tokenizers.loading import load_tokenizer
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -143,6 +144,21 @@ def test_trained_vocabulary(trained):
     assert again.fingerprint() == trained.fingerprint()
 
 
+def test_long_runs_are_cut_for_training_alone(trained):
+    """Without the cuts the trainer would be busy with the first of these for an hour."""
+    long = "a" * 3_000_000
+    learned = BytePairTokenizer.train([long, *TEXTS], vocabulary_size=300)
+    assert learned.decode(learned.encode(long)) == long
+    assert len(learned.encode(long)) <= 3_000_000 / 512
+    for text in (long[:5000], "x " + "ж" * 2500 + " y", "x" + "\n" * 1025 + "y", "a b", ""):
+        pieces = list(cut_long_runs(text))
+        assert "".join(pieces) == text
+        runs = [run for piece in pieces for run in re.findall(r"\S+|\s+", piece)]
+        assert max(map(len, runs), default=0) <= 1024
+    for text in ("a" * 1024 + " " * 1024 + "b", *TEXTS):
+        assert list(cut_long_runs(text)) == [text]
+
+
 def test_fingerprint_sees_vocabulary_and_order_of_merges(trained, tmp_path):
     assert BytePairTokenizer.train(TEXTS, vocabulary_size=299).fingerprint() != trained.fingerprint()
     trained.save_pretrained(tmp_path)
@@ -184,8 +200,8 @@ SMALL = {"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}
 @pytest.mark.parametrize(
     ("vocabulary", "merges", "message"),
     [
-        (json.dumps(SMALL)[:20], "", "found broken JSON"),
-        ("[1]", "", "found a JSON list"),
+        (json.dumps(SMALL)[:20], "", "not readable JSON"),
+        ("[1]", "", "holds a list"),
         (json.dumps(SMALL | {"ab": 9}), "a b\n", "gaps or repeat"),
         (json.dumps(SMALL | {"ab": "2"}), "a b\n", "found '2' as the id of 'ab'"),
         (json.dumps(SMALL), "a b c\n", "line 1, expected two tokens"),

@@ -1,15 +1,13 @@
 """A model directory: config.json, weights, generation_config.json. Loads no TensorFlow."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 from tfgpt.families.registry import family, family_of_model_type
-from tfgpt.files import write_json
+from tfgpt.files import read_json, write_json
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -22,23 +20,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "encoder.json",
     "vocab.bpe",
+    "encoder_bpe_40000.json",
+    "vocab_40000.bpe",
     "chat_template.jinja",
 )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; `InputError` when it is missing, broken, or not an object."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: expected a model directory with a {Path(path).name}") from None
-    except NotADirectoryError:
-        raise InputError(f"{Path(path).parent} is a file: expected a model directory") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}): restore or download it again") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a {type(values).__name__}: expected a JSON object")
-    return values
+TOKENIZER_FOLDER = "additional_chat_templates"
 
 
 def read_model_config(directory: Path) -> tuple[Family, ModelConfig]:
@@ -81,3 +67,6 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (Path(source) / name).exists():
             shutil.copyfile(Path(source) / name, Path(target) / name)
+    for path in sorted((Path(source) / TOKENIZER_FOLDER).glob("*.jinja")):
+        (Path(target) / TOKENIZER_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(path, Path(target) / TOKENIZER_FOLDER / path.name)

@@ -24,6 +24,11 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--precision", help="of an export: fp32 or int8; by default the first that is there")
     parser.add_argument("--threads", type=int, help="of onnxruntime; by default all cores")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="each prompt is what a user says: it goes through the model's chat template",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
 
 
@@ -41,9 +46,16 @@ def run(arguments) -> int:
         seed=arguments.seed,
         stop=tuple(arguments.stop),
     )
-    generate = _generator(arguments)
-    streaming = len(arguments.prompts) == 1 and not arguments.json
-    results = generate(arguments.prompts, options, _Stream(arguments.prompts[0]) if streaming else None)
+    generate, tokenizer = _opened(arguments)
+    prompts = arguments.prompts
+    if arguments.chat:
+        prompts = [
+            tokenizer.apply_chat_template([{"role": "user", "content": said}], add_generation_prompt=True)
+            for said in prompts
+        ]
+    streaming = len(prompts) == 1 and not arguments.json
+    shown = "" if arguments.chat else prompts[0]
+    results = generate(prompts, options, _Stream(shown) if streaming else None)
     answered = list(zip(arguments.prompts, results, strict=True))
     if arguments.json:
         print_json([_to_dict(prompt, result) for prompt, result in answered])
@@ -51,17 +63,18 @@ def run(arguments) -> int:
         print()
     else:
         for prompt, result in answered:
-            print(f"{prompt}{result.text}\n{'-' * 20}")
+            print(f"{prompt}{': ' if arguments.chat else ''}{result.text}\n{'-' * 20}")
     return 0
 
 
-def _generator(arguments):
-    """The `generate(prompts, options, on_token)` of whatever the directory holds."""
+def _opened(arguments):
+    """`generate(prompts, options, on_token)` of whatever the directory holds, and the tokenizer."""
     directory = Path(arguments.directory).expanduser()
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory: expected a model directory or an export")
     if (directory / "onnx").is_dir():
-        return _open_export(directory, arguments).generate
+        session = _open_export(directory, arguments)
+        return session.generate, session.tokenizer
     if arguments.precision or arguments.threads:
         raise InputError(f"{directory} is a model directory: --precision and --threads are for exports")
     return _open_model(directory)
@@ -95,7 +108,7 @@ def _open_model(directory: Path):
     def generate(prompts, options, on_token):
         return model.generate(prompts, options, tokenizer=tokenizer, on_token=on_token)
 
-    return generate
+    return generate, tokenizer
 
 
 class _Stream:

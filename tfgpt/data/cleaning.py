@@ -1,6 +1,5 @@
 """Cleaning that changes little: line ends, control characters, trailing spaces, copies. No TF."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -78,20 +77,16 @@ def clean_documents(
     """The cleaned documents that are left, in order; needs 16 bytes of memory for each to find copies."""
     seen = set()
     for document in documents:
-        text = clean_text(document.text, options, report)
-        data = text.encode("utf-8", errors="surrogatepass")
-        if not text.strip():
+        cleaned = replace(document, text=clean_text(document.text, options, report))
+        size, digest = len(cleaned.text.encode("utf-8", errors="surrogatepass")), cleaned.digest()
+        if not cleaned.text.strip():
             report.empty_dropped += 1
-        elif options.max_document_bytes is not None and len(data) > options.max_document_bytes:
+        elif options.max_document_bytes is not None and size > options.max_document_bytes:
             report.too_long_dropped += 1
-        elif options.duplicates and _digest(data) in seen:
+        elif options.duplicates and digest in seen:
             report.duplicates_dropped += 1
         else:
-            seen.add(_digest(data))
+            seen.add(digest)
             report.documents += 1
-            report.bytes += len(data)
-            yield replace(document, text=text)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+            report.bytes += size
+            yield cleaned

@@ -21,13 +21,18 @@ from tfgpt.data.shards import TokenShards
 from tfgpt.data.splitting import name_hash
 from tfgpt.data.text import CorpusFile, Document, corpus_files, standard_library_files
 from tfgpt.errors import InputError
-from tfgpt.files import in_turn, replacing_directory, write_json
+from tfgpt.files import in_turn, read_json, replacing_directory, write_json
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
 from tfgpt.tokenizers.loading import load_tokenizer
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "additional_chat_templates",
+)
 VERSION = 2  # part of the fingerprint: raise it when the same inputs give other shards
 
 _CHUNK_TOKENS = 2**20
@@ -49,8 +54,8 @@ class PreparedCorpus:
     def open(cls, directory: str | os.PathLike) -> "PreparedCorpus":
         """Opens what `prepare_corpus` wrote; InputError if it is not whole."""
         directory = Path(directory)
-        report = _read_json(directory / "report.json")
-        if report is None:
+        report = _state(directory / "report.json")
+        if not report:
             raise InputError(
                 f"found no prepared corpus in {directory}, expected report.json; prepare the corpus"
             )
@@ -124,7 +129,7 @@ def prepare_corpus(
 
 def _prepared(directory: Path, inputs: str) -> PreparedCorpus | None:
     """What stands in `directory`, if these inputs made it and it is whole."""
-    if (_read_json(directory / "report.json") or {}).get("inputs_fingerprint") != inputs:
+    if _state(directory / "report.json").get("inputs_fingerprint") != inputs:
         return None
     try:
         return PreparedCorpus.open(directory)
@@ -180,7 +185,7 @@ def _stored_tokenizer(
     corpus: CleanedCorpus, given: Tokenizer | None, directory: Path, inputs: str, progress: Progress
 ) -> Tokenizer:
     """The tokenizer in `directory` if the same inputs put it there, else the given or a learned one."""
-    if (_read_json(directory / "inputs.json") or {}).get("inputs_fingerprint") == inputs:
+    if _state(directory / "inputs.json").get("inputs_fingerprint") == inputs:
         try:
             return load_tokenizer(directory)
         except InputError:
@@ -219,9 +224,9 @@ def _sample(document: Document, share: float) -> str:
     return "".join(itertools.compress(pieces, chosen))
 
 
-def _read_json(path: Path) -> dict | None:
+def _state(path: Path) -> dict:
+    """What an earlier run left in `path`; empty where there is nothing whole: then it is made again."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        return read_json(path)
+    except InputError:
+        return {}

@@ -59,9 +59,9 @@ def split_by_file(
         return _split_tail(documents, validation_fraction)
     chosen = validation_files((document.file for document in documents), validation_fraction, seed)
     train = [document for document in documents if document.file not in chosen]
-    train_texts = {_digest(document) for document in train}
+    train_texts = {document.digest() for document in train}
     validation = [
-        document for document in documents if document.file in chosen and _digest(document) not in train_texts
+        document for document in documents if document.file in chosen and document.digest() not in train_texts
     ]
     if not validation:
         raise InputError(
@@ -84,8 +84,8 @@ def _split_tail(documents: list[Document], fraction: float) -> tuple[list[Docume
         if kept > total * (1.0 - fraction):
             border = max(index, 1)
             break
-    train, train_texts = documents[:border], {_digest(document) for document in documents[:border]}
-    validation = [document for document in documents[border:] if _digest(document) not in train_texts]
+    train, train_texts = documents[:border], {document.digest() for document in documents[:border]}
+    validation = [document for document in documents[border:] if document.digest() not in train_texts]
     if not validation:
         raise InputError(
             "found only copies of training texts for validation, expected other texts; add records"
@@ -107,7 +107,3 @@ def _cut(document: Document, fraction: float) -> tuple[list[Document], list[Docu
         )
     name = document.file
     return [Document(f"{name}#head", head, name)], [Document(f"{name}#tail", tail, name)]
-
-
-def _digest(document: Document) -> bytes:
-    return hashlib.blake2b(document.text.encode("utf-8", errors="surrogatepass"), digest_size=16).digest()

@@ -49,9 +49,9 @@ class GenerationOptions:
 
     def __post_init__(self):
         """Raises InputError for a value out of range or of the wrong type."""
-        _require("max_new_tokens", self.max_new_tokens, _is_integer, 1, math.inf, "an integer of at least 1")
+        _require("max_new_tokens", self.max_new_tokens, is_integer, 1, math.inf, "an integer of at least 1")
         _require(
-            "top_k", self.top_k, _is_integer, 0, math.inf, "an integer of at least 0 (0 keeps every token)"
+            "top_k", self.top_k, is_integer, 0, math.inf, "an integer of at least 0 (0 keeps every token)"
         )
         if not _is_number(self.temperature) or (
             self.temperature != 0 and not SMALLEST_TEMPERATURE <= self.temperature <= LARGEST_TEMPERATURE
@@ -117,7 +117,8 @@ class GenerationOptions:
         return self.seed
 
 
-def _is_integer(value) -> bool:
+def is_integer(value) -> bool:
+    """Whether `value` is a whole number of Python or NumPy; True and False are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -135,7 +136,7 @@ def _seed(seed) -> int | tuple[int, ...]:
     seeds = tuple(seed) if many else (seed,)
     for value in seeds:
         _require(
-            "seed", value, _is_integer, 0, LARGEST_SEED, "an integer from 0 to 2**64 - 1, or one per prompt"
+            "seed", value, is_integer, 0, LARGEST_SEED, "an integer from 0 to 2**64 - 1, or one per prompt"
         )
     return tuple(map(int, seeds)) if many else int(seed)
 
@@ -148,7 +149,7 @@ def _stop(stop) -> tuple[str, ...]:
 
 
 def _token_ids(ids) -> tuple[int, ...]:
-    ids = (ids,) if _is_integer(ids) else ids
-    if not isinstance(ids, list | tuple) or not all(_is_integer(item) and item >= 0 for item in ids):
+    ids = (ids,) if is_integer(ids) else ids
+    if not isinstance(ids, list | tuple) or not all(is_integer(item) and item >= 0 for item in ids):
         raise InputError(f"found end_of_text_ids={ids!r}, expected token ids, integers of at least 0")
     return tuple(map(int, ids))

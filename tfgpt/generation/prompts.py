@@ -1,9 +1,9 @@
 """Prompts as users give them, checked and turned into token ids. NumPy only."""
 
-import numbers
 from collections.abc import Sequence
 
 from tfgpt.errors import InputError
+from tfgpt.generation.options import is_integer
 
 
 def prompt_token_ids(prompts, tokenizer, end_of_text_ids, vocabulary_size, context_length) -> list[list[int]]:
@@ -34,7 +34,7 @@ def _as_list(prompts) -> list:
         raise InputError(
             f"found {type(prompts).__name__} for prompts, expected a string, token ids, or a list"
         )
-    if prompts and all(_is_integer(item) for item in prompts):
+    if prompts and all(is_integer(item) for item in prompts):
         return [list(prompts)]
     return list(prompts)
 
@@ -48,7 +48,7 @@ def _encoded(row: int, prompt, tokenizer) -> list[int]:
         return list(tokenizer.encode(prompt))
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
-    if not isinstance(prompt, Sequence) or not all(_is_integer(item) for item in prompt):
+    if not isinstance(prompt, Sequence) or not all(is_integer(item) for item in prompt):
         raise InputError(
             f"found {type(prompt).__name__} for prompt {row}, expected a string or a list of token ids"
         )
@@ -74,7 +74,3 @@ def _checked(row, token_ids, end_of_text_ids, vocabulary_size, context_length) -
             "that of this model?"
         )
     return token_ids
-
-
-def _is_integer(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

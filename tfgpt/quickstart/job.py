@@ -13,8 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from tfgpt.checkpoints.directory import read_json, read_model_config
-from tfgpt.files import write_json
+from tfgpt.checkpoints.directory import read_model_config
+from tfgpt.files import read_json, write_json
 from tfgpt.quickstart import page
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
 from tfgpt.training.output import check_output

@@ -8,12 +8,12 @@ exported/
   onnx/model.onnx          fp32, and beside it the other precisions of `FILE_OF_PRECISION`
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfgpt.errors import InputError, nearest
+from tfgpt.files import read_json
 from tfgpt.generation.options import GenerationOptions
 
 # The names that transformers.js looks for.
@@ -54,10 +54,10 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
     """
     directory = Path(directory)
     model_path = _model_path(directory, precision)
-    config = _read_object(directory / "config.json")
-    genai = _read_object(directory / "genai_config.json", optional=True).get("model", {})
+    config = read_json(directory / "config.json")
+    genai = _optional_json(directory / "genai_config.json").get("model", {})
     genai = genai if isinstance(genai, dict) else {}
-    generation = _read_object(directory / "generation_config.json", optional=True)
+    generation = _optional_json(directory / "generation_config.json")
     if generation.get("eos_token_id") is None:
         # Newer files keep it in generation_config.json, older ones in config.json.
         ids = (found.get("eos_token_id") for found in (config, genai))
@@ -88,18 +88,8 @@ def _model_path(directory: Path, precision: str) -> Path:
     raise InputError(f"found no onnx/*.onnx in {directory}, expected an export; make one with `tfgpt export`")
 
 
-def _read_object(path: Path, optional: bool = False) -> dict:
-    if not path.is_file():
-        if optional:
-            return {}
-        raise InputError(f"found no {path.name} in {path.parent}, expected one; export the model again")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"found no valid JSON in {path} ({error}), expected an object") from error
-    if not isinstance(value, dict):
-        raise InputError(f"found {type(value).__name__} in {path}, expected a JSON object")
-    return value
+def _optional_json(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}
 
 
 def _default_options(directory: Path, generation: dict) -> GenerationOptions:

@@ -1,16 +1,27 @@
 """What every tokenizer shares: decoding through bytes, streaming, fingerprint, saving. No TF."""
 
 import codecs
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 
 import tokenizers
+from tokenizers import normalizers
 
 from tfgpt.errors import InputError
 from tfgpt.files import replacing_file, write_json
+from tfgpt.tokenizers.chat import choose_template, render_chat
+from tfgpt.tokenizers.fingerprint import fingerprint
+from tfgpt.tokenizers.settings import (
+    CONFIGURATION_FILE,
+    TokenizerSettings,
+    apply_settings,
+    read_settings,
+    write_chat_templates,
+)
+from tfgpt.tokenizers.vocabulary_files import read_backend
 
 
 class StreamDecoder:
@@ -35,34 +46,89 @@ class StreamDecoder:
 class Tokenizer:
     """The interface of every tokenizer in tfgpt, over one `tokenizers.Tokenizer`.
 
-    Subclasses give `encode`, `encode_batch` and `_make_token_bytes`. Attributes:
+    Subclasses say which backends they `fit`, make the table `token_bytes`, and, where decoding is more than
+    joining bytes, give `decode` and `stream_decoder`. Attributes:
         end_of_text_id: id of the token that ends a document, or None where the vocabulary has none.
         vocabulary_size: the largest id plus one, added tokens included.
+        settings: roles of special tokens and chat templates, as read from the directory.
     """
 
     tokenizer_class = "PreTrainedTokenizerFast"  # what tokenizer_config.json names for transformers
+    kind = "a tokenizer"  # for messages
 
-    def __init__(self, backend: tokenizers.Tokenizer, end_of_text_id: int | None):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        end_of_text_id: int | None,
+        settings: TokenizerSettings | None = None,
+    ):
         self.backend = backend
         self.end_of_text_id = end_of_text_id
+        self.settings = settings or TokenizerSettings()
+        self._plain_backend = None
         self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._token_bytes_cache = None
         self._fingerprint_cache = None
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`."""
+    @classmethod
+    def fits(cls, backend: tokenizers.Tokenizer) -> bool:
+        """Whether `backend` is of this kind, judged by its model and its decoder."""
         raise NotImplementedError
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, in parallel where the tokenizer can."""
-        return [self.encode(text) for text in texts]
+    @classmethod
+    def from_backend(cls, backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> "Tokenizer":
+        """The tokenizer over a backend that `fits`."""
+        return cls(backend, None, settings)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike) -> "Tokenizer":
+        """Reads a tokenizer of this kind; `tfgpt.tokenizers.loading.load_tokenizer` reads every kind.
+
+        Raises:
+            InputError: files that are missing, corrupt, do not fit together, or hold another kind.
+        """
+        backend, settings = read_backend(directory), read_settings(directory)
+        if not cls.fits(backend):
+            raise InputError(f"{found_kind(backend)} in {directory}, expected {cls.kind}")
+        apply_settings(backend, settings, directory)
+        return cls.from_backend(backend, settings)
+
+    def encode(self, text: str, allow_special: bool = True) -> list[int]:
+        """Token ids of `text`, equal to those of transformers.
+
+        Args:
+            text: any text; the empty text gives no ids.
+            allow_special: whether special tokens written in the text, such as "<|endoftext|>", become their
+                ids, as transformers does by default; False encodes them as the characters they are, which is
+                right for text that is not trusted.
+
+        Raises:
+            InputError: a lone surrogate, which is no Unicode text.
+        """
+        return self.encode_batch([text], allow_special)[0]
+
+    def encode_batch(self, texts: Sequence[str], allow_special: bool = True) -> list[list[int]]:
+        """`encode` of each text, on all cores (the environment's TOKENIZERS_PARALLELISM=false: on one)."""
+        backend = self.backend if allow_special else self._without_special()
+        texts = list(texts)
+        check_encodable(texts)
+        # encode_batch_fast leaves out the character offsets, which nobody reads here.
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _without_special(self) -> tokenizers.Tokenizer:
+        # A second backend, since the switch is a state of the backend and threads may share this object.
+        if self._plain_backend is None:
+            plain = tokenizers.Tokenizer.from_str(self.backend.to_str())
+            plain.encode_special_tokens = True
+            self._plain_backend = plain
+        return self._plain_backend
 
     def _make_token_bytes(self) -> list[bytes | None]:
         raise NotImplementedError
 
     @property
     def token_bytes(self) -> list[bytes | None]:
-        """The bytes that each token id stands for; None at an id that the vocabulary leaves unused."""
+        """The bytes that each token id adds to a text; None at an id that the vocabulary leaves unused."""
         if self._token_bytes_cache is None:
             self._token_bytes_cache = self._make_token_bytes()
         return self._token_bytes_cache
@@ -72,9 +138,9 @@ class Tokenizer:
         """Whether a text has the same ids in pieces that are cut between two lines.
 
         Not where the tokenizer puts something before every text it is given (`add_prefix_space`), or may do
-        so in its normalizer.
+        so in its normalizer. NFC, and BERT's normalizer, join nothing across the end of a line.
         """
-        if self.backend.normalizer is not None:
+        if not isinstance(self.backend.normalizer, NoneType | normalizers.NFC | normalizers.BertNormalizer):
             return False
         pre_tokenizer = json.dumps(json.loads(self.backend.to_str()).get("pre_tokenizer"))
         return '"add_prefix_space": true' not in pre_tokenizer
@@ -101,6 +167,38 @@ class Tokenizer:
         """A fresh decoder for one stream of token ids."""
         return StreamDecoder(self.token_bytes)
 
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping] | None = None,
+        chat_template: str | None = None,
+        **variables,
+    ) -> str:
+        """The text of a conversation; see `tfgpt.tokenizers.chat.render_chat`.
+
+        Args:
+            messages: {"role": ..., "content": ...} each, with whatever else the template reads.
+            add_generation_prompt: whether the text ends where the model's answer begins.
+            tools: JSON schemas of functions that the model may call.
+            chat_template: the name of one of the tokenizer's templates, or a template.
+            variables: further values for the template, such as reasoning_effort="high".
+
+        Raises:
+            InputError: no template, messages of another form, or a template that fails.
+        """
+        template = choose_template(self.settings.chat_templates, chat_template, tools is not None)
+        context = {**self._roles(), **variables, "add_generation_prompt": add_generation_prompt}
+        return render_chat(template, messages, tools, context)
+
+    def _roles(self) -> dict[str, str]:
+        if self.settings.special_tokens or self.end_of_text_id is None:
+            return dict(self.settings.special_tokens)
+        return dict.fromkeys(
+            ("bos_token", "eos_token", "unk_token"), self.backend.id_to_token(self.end_of_text_id)
+        )
+
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with anything that changes the ids of a text.
 
@@ -108,19 +206,19 @@ class Tokenizer:
         pre-tokenizer, and not on the form of the files that they were read from.
         """
         if self._fingerprint_cache is None:
-            canonical = json.dumps(_identity(json.loads(self.backend.to_str())), sort_keys=True)
-            self._fingerprint_cache = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+            self._fingerprint_cache = fingerprint(json.loads(self.backend.to_str()))
         return self._fingerprint_cache
 
     def save_pretrained(self, directory: str | os.PathLike, model_max_length: int | None = None) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, as transformers and its relatives read them.
+        """Writes tokenizer.json, tokenizer_config.json and the chat templates, as transformers reads them.
 
         `model_max_length` is the context length, in tokens, that clients should respect.
         """
         directory = Path(directory)
         with replacing_file(directory / "tokenizer.json") as temporary:
             self.backend.save(str(temporary))
-        write_json(directory / "tokenizer_config.json", self._configuration(model_max_length))
+        write_json(directory / CONFIGURATION_FILE, self._configuration(model_max_length))
+        write_chat_templates(directory, self.settings.chat_templates)
 
     def _configuration(self, model_max_length: int | None) -> dict:
         # transformers 4 removes spaces before punctuation when decoding unless it is told not to.
@@ -128,12 +226,32 @@ class Tokenizer:
             "tokenizer_class": self.tokenizer_class,
             "clean_up_tokenization_spaces": False,
         }
-        if self.end_of_text_id is not None:
-            end_of_text = self.backend.id_to_token(self.end_of_text_id)
-            configuration |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), end_of_text)
+        configuration |= self._roles()
+        if self.settings.extra_special_tokens:
+            configuration["extra_special_tokens"] = list(self.settings.extra_special_tokens)
         if model_max_length is not None:
             configuration["model_max_length"] = model_max_length
         return configuration
+
+
+def found_kind(backend: tokenizers.Tokenizer) -> str:
+    """The beginning of a message about a backend of the wrong kind."""
+    return f"found a {type(backend.model).__name__} tokenizer with decoder {type(backend.decoder).__name__}"
+
+
+def check_encodable(texts: Iterable[str]) -> None:
+    """InputError for what is no text, or holds a lone surrogate, which UTF-8 cannot spell."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"found {type(text).__name__}, expected text (str) to encode")
+        try:
+            # isascii is instant; other text pays for one encoding, to find surrogates.
+            text.isascii() or text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"found a lone surrogate at character {error.start}, expected Unicode text; decode the "
+                "source with errors='replace'"
+            ) from error
 
 
 def join_token_bytes(token_bytes: Sequence[bytes | None], token_ids: Sequence[int]) -> bytes:
@@ -144,36 +262,14 @@ def join_token_bytes(token_bytes: Sequence[bytes | None], token_ids: Sequence[in
             return b"".join([token_bytes[token_id] for token_id in token_ids])
     except (IndexError, TypeError):
         pass
-    size = len(token_bytes)
-    wrong = next(i for i in token_ids if not 0 <= i < size or token_bytes[i] is None)
-    raise InputError(
+    raise unknown_token_id(token_bytes, token_ids)
+
+
+def unknown_token_id(table: Sequence, token_ids: Sequence[int]) -> InputError:
+    """The error for the first of `token_ids` that has no entry in `table`."""
+    size = len(table)
+    wrong = next(i for i in token_ids if not 0 <= i < size or table[i] is None)
+    return InputError(
         f"found token id {int(wrong)}, expected an id of the vocabulary (0 to {size - 1}); "
         "use the tokenizer that belongs to this model"
     )
-
-
-def _identity(state: dict) -> dict:
-    """The parts of a tokenizer.json that decide the ids of a text."""
-    model = state["model"]
-    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model.get("merges", [])]
-    vocabulary = dict(model["vocab"])
-    added = {token["content"]: (token["id"], token["special"]) for token in state.get("added_tokens", [])}
-    vocabulary |= {content: token_id for content, (token_id, _) in added.items()}
-    return {
-        "type": model.get("type", "BPE"),
-        "vocabulary": vocabulary,
-        "merges": merges,
-        "special": sorted(content for content, (_, special) in added.items() if special),
-        "normalizer": state.get("normalizer"),
-        "pre_tokenizer": _without_offsets(state.get("pre_tokenizer")),
-        "ignore_merges": bool(model.get("ignore_merges")),
-    }
-
-
-def _without_offsets(value):
-    """Drops `trim_offsets`, which moves character offsets and never ids."""
-    if isinstance(value, dict):
-        return {key: _without_offsets(item) for key, item in value.items() if key != "trim_offsets"}
-    if isinstance(value, list):
-        return [_without_offsets(item) for item in value]
-    return value

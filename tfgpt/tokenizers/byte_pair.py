@@ -5,34 +5,44 @@ join them in order of priority. No text is unknown and decoding gives back exact
 """
 
 import json
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import tokenizers
-from tokenizers import pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import Tokenizer
-from tfgpt.tokenizers.vocabulary_files import END_OF_TEXT, byte_level_backend, read_backend, read_json
+from tfgpt.tokenizers.settings import TokenizerSettings
+from tfgpt.tokenizers.vocabulary_files import END_OF_TEXT, byte_level_backend
+
+LONGEST_RUN = 1024
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}|(?<!\s)\s{{{LONGEST_RUN + 1},}}")
 
 
 class BytePairTokenizer(Tokenizer):
-    """Byte-level BPE on the `tokenizers` library; ids equal those of transformers' GPT2TokenizerFast.
+    """Byte-level BPE on the `tokenizers` library, of GPT-2, GPT-3, GPT-Neo, GPT-J, GPT-NeoX and gpt-oss.
 
-    Not covered: vocabularies that are not byte-level (SentencePiece, GPT-1's), which `from_pretrained`
-    refuses, and tokens added around a text by a post-processor, which GPT tokenizers do not have.
+    They differ in what their files say: the regular expression, GPT-NeoX's NFC normalizer, added tokens. Ids
+    equal those of transformers. Not covered: tokens that a post-processor puts around every text, which no
+    GPT has and which are refused.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT):
+    kind = "byte-level BPE (BPE with decoder ByteLevel), as GPT-2, GPT-NeoX and gpt-oss have it"
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        end_of_text: str = END_OF_TEXT,
+        settings: TokenizerSettings | None = None,
+    ):
         end_of_text_id = backend.token_to_id(end_of_text)
         if end_of_text_id is None:
             raise InputError(
                 f"found no token {end_of_text!r} in the vocabulary of {backend.get_vocab_size()} tokens, "
                 "expected one that ends documents; name it as eos_token in tokenizer_config.json"
             )
-        super().__init__(backend, end_of_text_id)
-        self._plain_backend = None
+        super().__init__(backend, end_of_text_id, settings)
         vocabulary = backend.get_vocab(with_added_tokens=False)
         self._missing_bytes = bytes(
             byte for byte, character in enumerate(byte_characters()) if character not in vocabulary
@@ -42,47 +52,43 @@ class BytePairTokenizer(Tokenizer):
     def tokenizer_class(self) -> str:
         """The class that tokenizer_config.json names.
 
-        transformers 5 rebuilds GPT2Tokenizer from the vocabulary and merges alone, so that name is right
-        only with GPT-2's own pre-tokenizer.
+        transformers 5 rebuilds GPT2Tokenizer and GPTNeoXTokenizer from the vocabulary and merges alone, so
+        these names are right only with the parts that it builds.
         """
-        pre_tokenizer = self.backend.pre_tokenizer
-        is_gpt2 = (
+        pre_tokenizer, normalizer = self.backend.pre_tokenizer, self.backend.normalizer
+        is_plain = (
             isinstance(pre_tokenizer, pre_tokenizers.ByteLevel)
             and pre_tokenizer.use_regex
             and not pre_tokenizer.add_prefix_space
-            and self.backend.normalizer is None
+            and not self.backend.model.ignore_merges
         )
-        return "GPT2Tokenizer" if is_gpt2 else "PreTrainedTokenizerFast"
+        if is_plain and normalizer is None:
+            return "GPT2Tokenizer"
+        # Its padding token is <|padding|>, whatever the files say: transformers adds it where there is none.
+        has_padding = self.backend.token_to_id("<|padding|>") is not None
+        if is_plain and isinstance(normalizer, normalizers.NFC) and has_padding:
+            return "GPTNeoXTokenizer"
+        return "PreTrainedTokenizerFast"
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "BytePairTokenizer":
-        """Reads tokenizer.json, or vocab.json with merges.txt, or encoder.json with vocab.bpe.
+    def fits(cls, backend: tokenizers.Tokenizer) -> bool:
+        """Whether `backend` is BPE over the characters of bytes."""
+        return isinstance(backend.model, models.BPE) and isinstance(backend.decoder, decoders.ByteLevel)
 
-        The end-of-text token is eos_token of tokenizer_config.json where that is stated, else <|endoftext|>.
-
-        Raises:
-            InputError: files that are missing, corrupt, do not fit together, or are not byte-level BPE.
-        """
-        directory = Path(directory)
-        backend = read_backend(directory)
-        model, decoder = type(backend.model).__name__, type(backend.decoder).__name__
-        if model != "BPE" or decoder != "ByteLevel":
-            raise InputError(
-                f"found a {model} tokenizer with decoder {decoder} in {directory}, expected byte-level BPE "
-                "(BPE with decoder ByteLevel); use a GPT-2-like tokenizer"
-            )
-        configuration_path = directory / "tokenizer_config.json"
-        configuration = read_json(configuration_path) if configuration_path.is_file() else {}
-        end_of_text = configuration.get("eos_token") or END_OF_TEXT
-        if isinstance(end_of_text, dict):  # an AddedToken written out
-            end_of_text = end_of_text.get("content", END_OF_TEXT)
-        return cls(backend, end_of_text)
+    @classmethod
+    def from_backend(cls, backend: tokenizers.Tokenizer, settings: TokenizerSettings) -> "BytePairTokenizer":
+        """The end-of-text token is the stated eos_token, else <|endoftext|>; InputError without either."""
+        return cls(backend, settings.special_tokens.get("eos_token", END_OF_TEXT), settings)
 
     @classmethod
     def train(
         cls, texts: Iterable[str], vocabulary_size: int = 8192, minimum_frequency: int = 2
     ) -> "BytePairTokenizer":
         """Learns merges from `texts`, with all 256 bytes first and <|endoftext|> last, as in GPT-2.
+
+        Runs of more than `LONGEST_RUN` characters without white space (or of nothing else) are learned from
+        in pieces: the trainer's time grows with the square of a word's length, and three million equal
+        letters would take an hour. Other texts are learned from as they are.
 
         Args:
             texts: the training texts; read once, in order.
@@ -101,7 +107,7 @@ class BytePairTokenizer(Tokenizer):
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator((piece for text in texts for piece in cut_long_runs(text)), trainer)
         # The trainer would number special tokens first, so the model is rebuilt with it in last place.
         model = json.loads(backend.to_str())["model"]
         merges = [
@@ -109,51 +115,13 @@ class BytePairTokenizer(Tokenizer):
         ]
         return cls(byte_level_backend(model["vocab"] | {END_OF_TEXT: len(model["vocab"])}, merges))
 
-    def encode(self, text: str, allow_special: bool = True) -> list[int]:
-        """Token ids of `text`.
-
-        Args:
-            text: any text; the empty text gives no ids.
-            allow_special: whether special tokens written in the text, such as "<|endoftext|>", become their
-                ids, as transformers does by default; False encodes them as the characters they are, which is
-                right for text that is not trusted.
-
-        Raises:
-            InputError: a lone surrogate, which is no Unicode text.
-        """
-        return self.encode_batch([text], allow_special)[0]
-
     def encode_batch(self, texts: Sequence[str], allow_special: bool = True) -> list[list[int]]:
-        """`encode` of each text, on all cores (the environment's TOKENIZERS_PARALLELISM=false: on one)."""
-        backend = self.backend if allow_special else self._without_special()
+        """`encode` of each text; InputError for a byte that an incomplete vocabulary lacks."""
         texts = list(texts)
-        self._check_encodable(texts)
-        # encode_batch_fast leaves out the character offsets, which nobody reads here.
-        token_ids = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        token_ids = super().encode_batch(texts, allow_special)
         if self._missing_bytes and self.backend.normalizer is None:
             self._check_nothing_lost(texts, token_ids)
         return token_ids
-
-    def _without_special(self) -> tokenizers.Tokenizer:
-        # A second backend, since the switch is a state of the backend and threads may share this object.
-        if self._plain_backend is None:
-            plain = tokenizers.Tokenizer.from_str(self.backend.to_str())
-            plain.encode_special_tokens = True
-            self._plain_backend = plain
-        return self._plain_backend
-
-    def _check_encodable(self, texts: list[str]) -> None:
-        for text in texts:
-            if not isinstance(text, str):
-                raise InputError(f"found {type(text).__name__}, expected text (str) to encode")
-            try:
-                # isascii is instant; other text pays for one encoding, to find surrogates.
-                text.isascii() or text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"found a lone surrogate at character {error.start}, expected Unicode text; decode the "
-                    "source with errors='replace'"
-                ) from error
 
     def _check_nothing_lost(self, texts: list[str], token_ids: list[list[int]]) -> None:
         """The library drops a byte that the vocabulary lacks without a word."""
@@ -175,6 +143,16 @@ class BytePairTokenizer(Tokenizer):
         for token_id, token in self.backend.get_added_tokens_decoder().items():
             table[token_id] = token.content.encode()  # added tokens are matched in the text as it is
         return table
+
+
+def cut_long_runs(text: str) -> Iterator[str]:
+    """`text` in pieces, cut within runs of more than `LONGEST_RUN` characters, and nowhere else."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        for cut in range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
 
 
 def byte_characters() -> list[str]:

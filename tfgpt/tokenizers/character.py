@@ -1,16 +1,13 @@
 """One token per character, as nanoGPT's data/shakespeare_char/prepare.py does it. No TF."""
 
-import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import Tokenizer
-from tfgpt.tokenizers.vocabulary_files import read_backend
+from tfgpt.tokenizers.settings import TokenizerSettings
 
 
 class CharacterTokenizer(Tokenizer):
@@ -20,8 +17,15 @@ class CharacterTokenizer(Tokenizer):
     of an export read the same file format as for byte-level BPE.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
-        super().__init__(backend, end_of_text_id=None)
+    kind = "one of single characters (WordLevel)"
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        end_of_text_id: None = None,
+        settings: TokenizerSettings | None = None,
+    ):
+        super().__init__(backend, end_of_text_id, settings)
         self._ids = backend.get_vocab(with_added_tokens=True)
         wrong = next((token for token in self._ids if len(token) != 1), None)
         if wrong is not None:
@@ -45,13 +49,9 @@ class CharacterTokenizer(Tokenizer):
         return cls.from_characters(alphabet)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "CharacterTokenizer":
-        """Reads what `save_pretrained` wrote; InputError for anything else."""
-        backend = read_backend(directory)
-        model = type(backend.model).__name__
-        if model != "WordLevel":
-            raise InputError(f"found a {model} tokenizer in {directory}, expected one of single characters")
-        return cls(backend)
+    def fits(cls, backend: tokenizers.Tokenizer) -> bool:
+        """Whether `backend` looks whole words up; that they are single characters is checked later."""
+        return isinstance(backend.model, models.WordLevel)
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:
         """Token ids of `text`; `allow_special` changes nothing, as there are no special tokens.
@@ -76,12 +76,3 @@ class CharacterTokenizer(Tokenizer):
         for character, token_id in self._ids.items():
             table[token_id] = character.encode()
         return table
-
-
-def is_character_vocabulary(directory: str | os.PathLike) -> bool:
-    """Whether `directory` holds a character-level tokenizer.json."""
-    path = Path(directory) / "tokenizer.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["model"]["type"] == "WordLevel"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 from tfgpt.errors import InputError
-from tfgpt.tokenizers.base import Tokenizer
+from tfgpt.tokenizers.base import Tokenizer, found_kind
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
-from tfgpt.tokenizers.character import CharacterTokenizer, is_character_vocabulary
-from tfgpt.tokenizers.vocabulary_files import VOCABULARY_AND_MERGES
+from tfgpt.tokenizers.character import CharacterTokenizer
+from tfgpt.tokenizers.end_of_word import EndOfWordTokenizer
+from tfgpt.tokenizers.settings import apply_settings, read_settings
+from tfgpt.tokenizers.vocabulary_files import VOCABULARY_AND_MERGES, read_backend
+
+KINDS: tuple[type[Tokenizer], ...] = (BytePairTokenizer, EndOfWordTokenizer, CharacterTokenizer)
 
 
 def has_tokenizer(directory: str | os.PathLike) -> bool:
@@ -17,9 +21,18 @@ def has_tokenizer(directory: str | os.PathLike) -> bool:
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
-    """The tokenizer saved in `directory`: byte-level BPE or characters; InputError if there is none."""
-    kind = CharacterTokenizer if is_character_vocabulary(directory) else BytePairTokenizer
-    return kind.from_pretrained(directory)
+    """The tokenizer saved in `directory`; what its files contain decides of which kind it is.
+
+    Raises:
+        InputError: no tokenizer, one of no kind that is known, or files that are damaged.
+    """
+    backend, settings = read_backend(directory), read_settings(directory)
+    for kind in KINDS:
+        if kind.fits(backend):
+            apply_settings(backend, settings, directory)
+            return kind.from_backend(backend, settings)
+    expected = "; or ".join(kind.kind for kind in KINDS)
+    raise InputError(f"{found_kind(backend)} in {directory}, expected {expected}")
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocabulary_size: int, directory: str | os.PathLike) -> None:

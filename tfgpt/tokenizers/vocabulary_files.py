@@ -1,24 +1,32 @@
 """Reading tokenizer files: tokenizer.json, or a vocabulary with its merges, in either naming. No TF."""
 
-import json
 import os
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from tfgpt.errors import InputError
+from tfgpt.files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<unk>"
+END_OF_WORD = "</w>"
 
-# Hugging Face's names, then those of OpenAI's release (github.com/openai/gpt-2, src/encoder.py).
-VOCABULARY_AND_MERGES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# Hugging Face's names, then those of OpenAI's releases (github.com/openai/gpt-2, src/encoder.py, and
+# github.com/openai/finetune-transformer-lm, model/).
+VOCABULARY_AND_MERGES = (
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+)
 
 
 def read_backend(directory: str | os.PathLike) -> tokenizers.Tokenizer:
     """The `tokenizers.Tokenizer` described by the files of `directory`.
 
-    tokenizer.json wins where it is there; a vocabulary with merges is GPT-2's byte-level BPE.
+    tokenizer.json wins where it is there; a vocabulary with merges is GPT-2's byte-level BPE, or GPT-1's BPE
+    where its characters are marked at the ends of words.
 
     Raises:
         InputError: no tokenizer files, or files that are truncated, corrupt or do not fit together.
@@ -31,14 +39,12 @@ def read_backend(directory: str | os.PathLike) -> tokenizers.Tokenizer:
     for vocabulary_name, merges_name in VOCABULARY_AND_MERGES:
         vocabulary_path, merges_path = directory / vocabulary_name, directory / merges_name
         if vocabulary_path.is_file() and merges_path.is_file():
-            backend = byte_level_backend(
-                read_vocabulary(vocabulary_path), read_merges(merges_path), directory
-            )
-            _add_tokens(backend, directory / "added_tokens.json")
-            return backend
+            vocabulary, merges = read_vocabulary(vocabulary_path), read_merges(merges_path)
+            build = end_of_word_backend if _marks_word_ends(vocabulary, merges) else byte_level_backend
+            return build(vocabulary, merges, directory)
     raise InputError(
         f"found no tokenizer in {directory}, expected tokenizer.json, or vocab.json with merges.txt, or "
-        "encoder.json with vocab.bpe; copy them from where the model comes from"
+        "encoder.json with vocab.bpe (or GPT-1's names of these); copy them from where the model comes from"
     )
 
 
@@ -46,22 +52,55 @@ def byte_level_backend(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], source="the vocabulary"
 ) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE over `vocabulary` and `merges`; <|endoftext|> is special if it is in it."""
-    try:
-        # The empty affixes are what GPT-2's published tokenizer.json states.
-        model = models.BPE(
-            vocab=vocabulary, merges=merges, continuing_subword_prefix="", end_of_word_suffix=""
-        )
-    except Exception as error:  # the library raises a bare Exception
-        raise InputError(
-            f"found merges that do not fit the vocabulary in {source} ({_one_line(error)}), expected every "
-            "merge to join two tokens of the vocabulary; take both files from the same model"
-        ) from error
+    # The empty affixes are what GPT-2's published tokenizer.json states.
+    model = _byte_pair_model(source, vocab=vocabulary, merges=merges, end_of_word_suffix="")
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     if END_OF_TEXT in vocabulary:
         backend.add_special_tokens([END_OF_TEXT])
     return backend
+
+
+def end_of_word_backend(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], source="the vocabulary"
+) -> tokenizers.Tokenizer:
+    """GPT-1's BPE over characters, the last of a word marked by `</w>`, as transformers builds it.
+
+    Reference: transformers' models/openai/tokenization_openai.py. <unk> is special where it is known.
+    """
+    unknown = UNKNOWN if UNKNOWN in vocabulary else None
+    model = _byte_pair_model(
+        source, vocab=vocabulary, merges=merges, end_of_word_suffix=END_OF_WORD, unk_token=unknown
+    )
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.BPEDecoder(suffix=END_OF_WORD)
+    if unknown:
+        backend.add_special_tokens([unknown])
+    return backend
+
+
+def _byte_pair_model(source, **arguments) -> models.BPE:
+    try:
+        return models.BPE(continuing_subword_prefix="", fuse_unk=False, **arguments)
+    except Exception as error:  # the library raises a bare Exception
+        raise InputError(
+            f"found merges that do not fit the vocabulary in {source} ({_one_line(error)}), expected every "
+            "merge to join two tokens of the vocabulary; take both files from the same model"
+        ) from error
+
+
+def _marks_word_ends(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> bool:
+    """Whether the vocabulary begins from characters with `</w>`, as GPT-1's does.
+
+    A byte-level vocabulary that was trained on markup may hold "p</w>", too, but only as what merges make.
+    """
+    marked = {
+        token for token in vocabulary if len(token) == 1 + len(END_OF_WORD) and token.endswith(END_OF_WORD)
+    }
+    return bool(marked - {left + right for left, right in merges})
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
@@ -78,19 +117,6 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`; InputError if it holds anything else."""
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"found broken JSON in {path} ({error}), expected a whole file; copy it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"found a JSON {type(value).__name__} in {path}, expected an object")
-    return value
 
 
 def read_text(path: Path) -> str:
@@ -134,19 +160,6 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
             )
         merges.append((pair[0], pair[1]))
     return merges
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, path: Path) -> None:
-    """Adds the tokens of added_tokens.json, as slow tokenizers saved them, at the ids they state."""
-    if not path.is_file():
-        return
-    for content, token_id in sorted(read_json(path).items(), key=lambda item: item[1]):
-        backend.add_special_tokens([content])
-        if backend.token_to_id(content) != token_id:
-            raise InputError(
-                f"found {content!r} with id {token_id} in {path}, expected id {backend.token_to_id(content)} "
-                "after the vocabulary; take all tokenizer files from the same model"
-            )
 
 
 def _one_line(error: Exception) -> str:

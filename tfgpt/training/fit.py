@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfgpt.checkpoints.directory import read_json
 from tfgpt.data.dataset import evaluation_dataset, training_dataset
 from tfgpt.data.prepare import PreparedCorpus
 from tfgpt.errors import InputError
 from tfgpt.evaluation.perplexity import Score
-from tfgpt.files import write_json
+from tfgpt.files import read_json, write_json
 from tfgpt.models.causal_lm import CausalLM
 from tfgpt.recipes import Recipe, recipe_values
 from tfgpt.training.callbacks import (
