@@ -3,13 +3,13 @@
     text [N] -> added tokens -> (NFC) -> pieces -> merges -> ids [N, (tokens)]
 
 Only operators of TensorFlow itself and constants, no lookup table and no Python: a SavedModel of it needs
-`import tensorflow` and nothing else. One exception: the NFC normalizer of GPT-NeoX's vocabulary, for which
-TensorFlow has no operator, is tensorflow-text's, and whoever loads that SavedModel must import tensorflow_text.
+`import tensorflow` and nothing else. One exception: GPT-NeoX's vocabulary has the normalizer NFC, for which
+TensorFlow has no operator. It is tensorflow-text's, and whoever loads such a SavedModel must import that.
 
 Covered are byte-level BPE with GPT-2's regular expression (GPT-2, GPT-3, GPT-Neo, GPT-J, GPT-NeoX) or o200k's
-(gpt-oss), with or without NFC, `add_prefix_space`, `ignore_merges` and added tokens, and characters. Not covered,
-and refused by name: other pre-tokenizers and normalizers (GPT-1), and added tokens with lstrip, rstrip or
-single_word. Time grows with the length of the longest piece that is no token, which in ordinary text is a word.
+(gpt-oss), with or without NFC, `add_prefix_space`, `ignore_merges` and added tokens; and characters. Not
+covered, and refused by name: other pre-tokenizers and normalizers (GPT-1), and added tokens with lstrip,
+rstrip or single_word. Time grows with the longest piece that is no token, which in ordinary text is a word.
 """
 
 import json
@@ -44,6 +44,12 @@ class GraphTokenizer(tf.Module):
         tokenizer.save("tokenizer_model")
         tf.saved_model.load("tokenizer_model").encode(tf.constant(["text"]))
 
+    Functions, each traced once:
+        encode: string [N] -> int32 [N, (tokens)], ragged.
+        encode_one: string [] -> int32 [tokens].
+        encode_padded: string [N], length, padding id -> int32 [N, T] and mask, bool [N, T].
+        decode: int32 [N, (tokens)], ragged -> string [N].
+
     Bytes that are no UTF-8 are encoded as U+FFFD, one for each sequence that Python's errors="replace" takes
     for one.
     """
@@ -56,6 +62,11 @@ class GraphTokenizer(tf.Module):
         # An unused id leads outside of the table, where the lookup fails.
         unused = [each is None for each in token_bytes]
         self._places = tf.constant(np.where(unused, -1, np.arange(len(token_bytes))), tf.int32)
+        # As decorated methods they would hold this object weakly, and `map(GraphTokenizer(...).encode)` fail.
+        self.encode = _function(self._encode, TEXTS)
+        self.encode_one = _function(self._encode_one, tf.TensorSpec([], tf.string, "text"))
+        self.encode_padded = _function(self._encode_padded, TEXTS, SCALAR, SCALAR)
+        self.decode = _function(self._decode, RAGGED_IDS)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Tokenizer, allow_special: bool = True) -> "GraphTokenizer":
@@ -79,23 +90,21 @@ class GraphTokenizer(tf.Module):
         """`from_tokenizer` of the tokenizer saved in `directory`."""
         return cls.from_tokenizer(load_tokenizer(directory), allow_special)
 
-    @tf.function(input_signature=[TEXTS], autograph=False)
-    def encode(self, texts):
+    def _encode(self, texts):
         """string [N] -> int32 [N, (tokens)], ragged."""
         return self._encoder(texts)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string, "text")], autograph=False)
-    def encode_one(self, text):
+    def _encode_one(self, text):
         """string [] -> int32 [tokens]."""
         return self._encoder(text[tf.newaxis]).values
 
-    @tf.function(input_signature=[TEXTS, SCALAR, SCALAR], autograph=False)
-    def encode_padded(self, texts, length, padding_id):
+    def _encode_padded(self, texts, length, padding_id):
         """string [N] -> token ids, int32 [N, T], and mask, bool [N, T], true at tokens.
 
         Args:
             texts: the texts.
-            length: T: longer rows lose their end, shorter ones are padded on the right; -1 for the longest row.
+            length: T, or -1 for that of the longest row; longer rows lose their end, shorter ones are
+                padded on the right.
             padding_id: what stands where no token is.
         """
         ids = self._encoder(texts)
@@ -105,8 +114,7 @@ class GraphTokenizer(tf.Module):
         dense = tf.pad(dense, [[0, 0], [0, length - tf.shape(dense)[1]]], constant_values=padding_id)
         return dense, tf.sequence_mask(ids.row_lengths(), length)
 
-    @tf.function(input_signature=[RAGGED_IDS], autograph=False)
-    def decode(self, token_ids):
+    def _decode(self, token_ids):
         """int32 [N, (tokens)] -> the texts' bytes, string [N].
 
         They are exact, so not always UTF-8: `Tokenizer.decode` gives the same with `errors="replace"`. An id
@@ -120,6 +128,10 @@ class GraphTokenizer(tf.Module):
         """Writes a SavedModel with `encode`, `encode_one`, `encode_padded` and `decode`."""
         with replacing_directory(Path(directory)) as temporary:
             tf.saved_model.save(self, str(temporary))
+
+
+def _function(method, *signature) -> tf.types.experimental.PolymorphicFunction:
+    return tf.function(method, input_signature=signature, autograph=False)
 
 
 class BytePairEncoder:
@@ -185,8 +197,8 @@ class CharacterEncoder:
                 ids[ord(character.decode())] = token_id
         self._ids = CodePointTable(ids)
         self._message = (
-            f"found a character outside of the alphabet, expected only the {tokenizer.vocabulary_size} characters "
-            "of the training text"
+            "found a character outside of the alphabet, expected only the "
+            f"{tokenizer.vocabulary_size} characters of the training text"
         )
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
@@ -226,6 +238,6 @@ def _composer():
         import tensorflow_text
     except ImportError as error:
         raise InputError(
-            "found no tensorflow_text, which the normalizer NFC needs in the graph; pip install tensorflow-text"
+            "found no tensorflow_text, expected it for the normalizer NFC; pip install tensorflow-text"
         ) from error
     return lambda texts: tensorflow_text.normalize_utf8(texts, "NFC")

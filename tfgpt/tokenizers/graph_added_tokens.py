@@ -1,4 +1,4 @@
-"""Added tokens in the graph: found in the text leftmost and longest first, as the `tokenizers` library does."""
+"""Added tokens in the graph: found leftmost and longest first, as the `tokenizers` library does."""
 
 import tensorflow as tf
 

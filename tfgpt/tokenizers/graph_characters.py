@@ -1,7 +1,7 @@
 """A table over all code points, small enough for a graph, and the classes that a library's regex sees.
 
-RE2, ICU, Python and the `tokenizers` library each have a version of Unicode of their own, and differ on what is
-a letter. So the classes are read off the library itself: its `Split` says which characters a class matches.
+RE2, ICU, Python and the `tokenizers` library each have a version of Unicode of their own, and differ on what
+is a letter. So the classes are read off the library: its `Split` says which characters a class matches.
 """
 
 import functools
@@ -36,7 +36,7 @@ _ATOMS = (r"[\p{Lu}\p{Lt}]", r"\p{Ll}", r"[\p{Lm}\p{Lo}]", r"\p{M}", r"\p{N}", r
 
 
 def matching(pattern: str, code_points: np.ndarray) -> np.ndarray:
-    """bool [C]: which of `code_points` [C] match a pattern for one character, such as r"\\p{L}" or "(?i:s)"."""
+    """bool [C]: which of `code_points` [C] match the pattern of a character, r"\\p{L}" or "(?i:s)"."""
     splitter = pre_tokenizers.Split(Regex(f"(?:{pattern})+"), behavior="removed")
     found = np.ones(len(code_points), bool)
     for _, (first, last) in splitter.pre_tokenize_str("".join(map(chr, code_points))):

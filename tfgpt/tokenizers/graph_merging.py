@@ -1,7 +1,7 @@
 """Byte-pair merges for all pieces at once: Sennrich et al. 2016, algorithm 1, as `tokenizers` carries it out.
 
-Each different piece is encoded once, and one that is a token needs no merges. The others are bytes in a row; in
-each round every piece merges its pair of the lowest rank, wherever it has it, and leaves when it has none.
+Each different piece is encoded once, and one that is a token needs no merges. The others are bytes in a row;
+in each round every piece merges its pair of the lowest rank, wherever it has it, and leaves when it has none.
 """
 
 import numpy as np
@@ -109,7 +109,7 @@ class Merger:
         )
 
     def _merge_lowest(self, symbols: tf.Tensor, owners: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One round, [B] each: the symbols, which of them are left, and those whose piece has no more merges."""
+        """One round, [B] each: the symbols, which of them are left, and those of pieces without merges."""
         keys = tf.cast(symbols, tf.int64) * 2**32 + tf.cast(_next(symbols), tf.int64)
         found = tf.minimum(tf.searchsorted(self._keys, keys), tf.size(self._keys) - 1)
         is_pair = (tf.gather(self._keys, found) == keys) & (owners == _next(owners))

@@ -1,7 +1,7 @@
 """The pre-tokenizers' regular expressions as arithmetic on arrays: where pieces begin, for all texts at once.
 
-RE2, TensorFlow's engine, has no lookahead and its own idea of letters. Here a character's classes come from the
-library (`graph_characters`), and every rule is a comparison of neighbours. C characters of S texts lie in a row.
+RE2, TensorFlow's engine, has no lookahead and its own idea of letters. Here a character's classes come from
+the library (`graph_characters`), and rules compare neighbours. C characters of S texts lie in a row.
 """
 
 import dataclasses
@@ -214,7 +214,7 @@ def _has(classes: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def _run_ends(inside: tf.Tensor, boundary: tf.Tensor) -> tf.Tensor:
-    """int32 [C + 1]: where the run that a place is inside of ends, within its text; outside the place itself."""
+    """int32 [C + 1]: where the run of a place ends, at most its text; outside of runs the place itself."""
     stops = ~inside | boundary
     places = tf.cast(tf.where(stops)[:, 0], tf.int32)
     following = tf.cumsum(tf.cast(stops, tf.int32))
