@@ -14,7 +14,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 # data_pipeline.py is checked by the data package's own tests.
-SCRIPTS = ("decode", "export_cost", "learning", "peers", "startup", "training_speed")
+SCRIPTS = ("decode", "export_cost", "graph_tokenizer", "learning", "peers", "startup", "training_speed")
 HEAVY = ("tensorflow", "keras", "torch", "transformers", "onnxruntime", "tf2onnx")
 
 
