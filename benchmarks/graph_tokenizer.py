@@ -3,8 +3,8 @@
 Command:  python benchmarks/graph_tokenizer.py VOCABULARY [--corpus FILE] [--output FILE.json]
 Setting:  the lines of a text in batches of 256 through tf.data, with GPT-2's vocabulary: tfgpt's
           GraphTokenizer, KerasHub's BytePairTokenizer, and tfgpt's fast tokenizer through tf.py_function.
-          VOCABULARY holds encoder.json and vocab.bpe (or vocab.json and merges.txt). All sides in one process,
-          A B A B.
+          VOCABULARY holds encoder.json and vocab.bpe (or vocab.json and merges.txt). All sides in one
+          process, A B A B.
 Goal:     ids equal to the fast tokenizer's on every string, and at least KerasHub's speed.
 Hardware: any CPU. Time: about 2 minutes on 2 cores.
 """
