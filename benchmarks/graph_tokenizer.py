@@ -86,15 +86,23 @@ def num_exact(encode, texts: list[str], expected: list[list[int]]) -> int:
     return sum(ids == expected_ids for ids, expected_ids in zip(found, expected, strict=True))
 
 
-def speed(encode, lines: list[str], num_bytes: int) -> dict:
-    """{"value": MB/s} of all lines through a dataset."""
+def prepare(encode, lines: list[str], num_bytes: int):
+    """A measurement of {"value": MB/s} of all lines through a dataset, after one pass that traces and warms.
+
+    KerasHub remembers the words that it has seen, so for it this is the speed on text that is known.
+    """
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices(lines).batch(BATCH_SIZE).map(encode, tf.data.AUTOTUNE)
-    start = time.perf_counter()
-    for _ in dataset:
-        pass
-    return {"value": num_bytes / (time.perf_counter() - start) / 1e6}
+    dataset = dataset.map(lambda ids: tf.size(ids.values, tf.int64))
+
+    def run() -> dict:
+        start = time.perf_counter()
+        dataset.reduce(tf.constant(0, tf.int64), lambda total, count: total + count)
+        return {"value": num_bytes / (time.perf_counter() - start) / 1e6}
+
+    run()
+    return run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,9 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     exact = {name: num_exact(encode, texts, expected) for name, encode in sides.items()}
     for name, count in exact.items():
         print(f"{name}: {count} of {NUM_STRINGS} random strings exactly right")
-    measurements = {
-        name: (lambda encode=encode: speed(encode, lines, num_bytes)) for name, encode in sides.items()
-    }
+    measurements = {name: prepare(encode, lines, num_bytes) for name, encode in sides.items()}
     rows = measure.values(measure.interleave(measurements, options.repetitions))
     targets = [
         measure.Target("random strings exactly right, share", exact[GRAPH] / NUM_STRINGS, 1.0),

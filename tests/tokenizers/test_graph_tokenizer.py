@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, models, normalizers, pre_tokenizers
 
@@ -182,6 +182,9 @@ def expected_pieces(kind, texts):
         st.text(st.one_of(st.sampled_from(DENSE), st.characters()), max_size=30), min_size=1, max_size=20
     )
 )
+@example(["a  ", "a \n", "a  b", "a \n b", "  ", "\n", "a\n\n"])  # spaces at the end, and before something
+@example(["''s", " 's", "a's's", "'lls", "'re've", "'S'LL", "'ſ", "a'", "'", "a's\u0301"])
+@example(["1", "123", "1234", " 1234567 89", "a12345b", "१२३४"])
 def test_pieces_equal_the_library(split, kind, texts):
     assert split(kind, texts) == expected_pieces(kind, texts)
 
