@@ -17,6 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = (
     "decode",
     "export_cost",
+    "graph_tokenizer",
     "learning",
     "load_memory",
     "load_speed",

@@ -1,0 +1,243 @@
+"""A tokenizer within TensorFlow's graph, for tf.data and for SavedModel; its ids are the fast tokenizer's.
+
+    text [N] -> added tokens -> (NFC) -> pieces -> merges -> ids [N, (tokens)]
+
+Only operators of TensorFlow itself and constants, no lookup table and no Python: a SavedModel of it needs
+`import tensorflow` and nothing else. One exception: GPT-NeoX's vocabulary has the normalizer NFC, for which
+TensorFlow has no operator. It is tensorflow-text's, and whoever loads such a SavedModel must import that.
+
+Covered are byte-level BPE with GPT-2's regular expression (GPT-2, GPT-3, GPT-Neo, GPT-J, GPT-NeoX) or o200k's
+(gpt-oss), with or without NFC, `add_prefix_space`, `ignore_merges` and added tokens; and characters. Not
+covered, and refused by name: other pre-tokenizers and normalizers (GPT-1), and added tokens with lstrip,
+rstrip or single_word. Time grows with the longest piece that is no token, which in ordinary text is a word.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfgpt.errors import InputError
+from tfgpt.files import replacing_directory
+from tfgpt.tokenizers.base import Tokenizer
+from tfgpt.tokenizers.byte_pair import BytePairTokenizer, byte_characters
+from tfgpt.tokenizers.character import CharacterTokenizer
+from tfgpt.tokenizers.graph_added_tokens import AddedTokens, valid_utf8
+from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS, CodePointTable
+from tfgpt.tokenizers.graph_merging import Merger
+from tfgpt.tokenizers.graph_plan import GraphPlan, read_plan, refusal
+from tfgpt.tokenizers.graph_splitting import Splitter
+from tfgpt.tokenizers.loading import load_tokenizer
+
+TEXTS = tf.TensorSpec([None], tf.string, "texts")
+SCALAR = tf.TensorSpec([], tf.int32)
+RAGGED_IDS = tf.RaggedTensorSpec([None, None], tf.int32, ragged_rank=1)
+
+
+class GraphTokenizer(tf.Module):
+    """Text to ids and back, in graphs.
+
+        tokenizer = GraphTokenizer.from_pretrained(directory)
+        dataset = tf.data.TextLineDataset(path).batch(256).map(tokenizer.encode)
+        tokenizer.save("tokenizer_model")
+        tf.saved_model.load("tokenizer_model").encode(tf.constant(["text"]))
+
+    Functions, each traced once:
+        encode: string [N] -> int32 [N, (tokens)], ragged.
+        encode_one: string [] -> int32 [tokens].
+        encode_padded: string [N], length, padding id -> int32 [N, T] and mask, bool [N, T].
+        decode: int32 [N, (tokens)], ragged -> string [N].
+
+    Bytes that are no UTF-8 are encoded as U+FFFD, one for each sequence that Python's errors="replace" takes
+    for one.
+    """
+
+    def __init__(self, encoder, token_bytes: list[bytes | None], vocabulary_size: int):
+        super().__init__(name="tokenizer")
+        self._encoder = encoder
+        self.vocabulary_size = vocabulary_size
+        self._token_bytes = tf.constant([b"" if each is None else each for each in token_bytes])
+        # An unused id leads outside of the table, where the lookup fails.
+        unused = [each is None for each in token_bytes]
+        self._places = tf.constant(np.where(unused, -1, np.arange(len(token_bytes))), tf.int32)
+        # As decorated methods they would hold this object weakly, and `map(GraphTokenizer(...).encode)` fail.
+        self.encode = _function(self._encode, TEXTS)
+        self.encode_one = _function(self._encode_one, tf.TensorSpec([], tf.string, "text"))
+        self.encode_padded = _function(self._encode_padded, TEXTS, SCALAR, SCALAR)
+        self.decode = _function(self._decode, RAGGED_IDS)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Tokenizer, allow_special: bool = True) -> "GraphTokenizer":
+        """The graph that gives `tokenizer.encode(text, allow_special)`.
+
+        Raises:
+            InputError: a tokenizer that the graph cannot follow exactly; the line says in what.
+        """
+        if isinstance(tokenizer, CharacterTokenizer):
+            encoder = CharacterEncoder(tokenizer)
+        elif isinstance(tokenizer, BytePairTokenizer):
+            encoder = BytePairEncoder(tokenizer, read_plan(tokenizer.backend, allow_special))
+        else:
+            raise refusal(
+                f"the class {type(tokenizer).__name__}", "a BytePairTokenizer or CharacterTokenizer"
+            )
+        return cls(encoder, tokenizer.token_bytes, tokenizer.vocabulary_size)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, allow_special: bool = True) -> "GraphTokenizer":
+        """`from_tokenizer` of the tokenizer saved in `directory`."""
+        return cls.from_tokenizer(load_tokenizer(directory), allow_special)
+
+    def _encode(self, texts):
+        """string [N] -> int32 [N, (tokens)], ragged."""
+        return self._encoder(texts)
+
+    def _encode_one(self, text):
+        """string [] -> int32 [tokens]."""
+        return self._encoder(text[tf.newaxis]).values
+
+    def _encode_padded(self, texts, length, padding_id):
+        """string [N] -> token ids, int32 [N, T], and mask, bool [N, T], true at tokens.
+
+        Args:
+            texts: the texts.
+            length: T, or -1 for that of the longest row; longer rows lose their end, shorter ones are
+                padded on the right.
+            padding_id: what stands where no token is.
+        """
+        ids = self._encoder(texts)
+        length = tf.where(length < 0, tf.cast(ids.bounding_shape(1), tf.int32), length)
+        ids = ids[:, :length]
+        dense = ids.to_tensor(padding_id, shape=[None, None])
+        dense = tf.pad(dense, [[0, 0], [0, length - tf.shape(dense)[1]]], constant_values=padding_id)
+        return dense, tf.sequence_mask(ids.row_lengths(), length)
+
+    def _decode(self, token_ids):
+        """int32 [N, (tokens)] -> the texts' bytes, string [N].
+
+        They are exact, so not always UTF-8: `Tokenizer.decode` gives the same with `errors="replace"`. An id
+        outside of the vocabulary raises InvalidArgumentError.
+        """
+        places = tf.gather(self._places, token_ids.values)
+        pieces = token_ids.with_values(tf.gather(self._token_bytes, places))
+        return tf.strings.reduce_join(pieces, axis=-1)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes a SavedModel with `encode`, `encode_one`, `encode_padded` and `decode`."""
+        with replacing_directory(Path(directory)) as temporary:
+            tf.saved_model.save(self, str(temporary))
+
+
+def _function(method, *signature) -> tf.types.experimental.PolymorphicFunction:
+    return tf.function(method, input_signature=signature, autograph=False)
+
+
+class BytePairEncoder:
+    """The graph of byte-level BPE."""
+
+    def __init__(self, tokenizer: BytePairTokenizer, plan: GraphPlan):
+        self._plan = plan
+        self._stages = [AddedTokens(ids) if ids else None for ids in plan.added_tokens]
+        self._split = Splitter(plan.splitting)
+        self._merge = _merger(tokenizer, plan.ignore_merges)
+        self._compose = _composer() if plan.compose else None
+
+    def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """string [N] -> int32 [N, (tokens)]."""
+        before, after = self._stages
+        texts = valid_utf8(texts)
+        rows = None  # of texts to parts [N, (parts)]
+        ids = -tf.ones_like(texts, tf.int32)  # [S], of a part that is an added token
+        if before:
+            parts, ids = before(texts, ids)
+            rows, texts, ids = parts.row_splits, parts.values, ids.values
+        if self._compose:
+            texts = tf.where(ids < 0, self._compose(texts), texts)
+        if after:
+            parts, ids = after(texts, ids)
+            rows = parts.row_splits if rows is None else tf.gather(parts.row_splits, rows)
+            texts, ids = parts.values, ids.values
+        tokens = self._encode_parts(texts, ids)  # [S, (tokens)]
+        if rows is None:
+            return tokens
+        return tf.RaggedTensor.from_row_splits(
+            tokens.values, tf.gather(tokens.row_splits, rows), validate=False
+        )
+
+    def _encode_parts(self, texts: tf.Tensor, ids: tf.Tensor) -> tf.RaggedTensor:
+        """Texts [S], and ids [S] of those that are added tokens, else -1 -> int32 [S, (tokens)]."""
+        is_text = ids < 0
+        pieces = self._split(self._with_prefix(tf.where(is_text, texts, "")))  # [S, (pieces)]
+        tokens = self._merge(pieces.values)  # [P, (tokens)]
+        splits = tf.gather(tokens.row_splits, pieces.row_splits)
+        tokens = tf.RaggedTensor.from_row_splits(tokens.values, splits, validate=False)
+        if self._stages == [None, None]:
+            return tokens
+        added = tf.RaggedTensor.from_row_lengths(
+            tf.boolean_mask(ids, ~is_text), tf.cast(~is_text, tf.int64), validate=False
+        )
+        return tf.concat([tokens, added], axis=1)  # a part has either
+
+    def _with_prefix(self, texts: tf.Tensor) -> tf.Tensor:
+        if not self._plan.add_prefix_space:
+            return texts
+        complete = (texts == "") | (tf.strings.substr(texts, 0, 1) == " ")
+        return tf.where(complete, texts, tf.strings.join([" ", texts]))
+
+
+class CharacterEncoder:
+    """The graph of one token per character; a character that is not in the alphabet raises."""
+
+    def __init__(self, tokenizer: CharacterTokenizer):
+        ids = np.full(NUM_CODE_POINTS, -1, np.int32)
+        for token_id, character in enumerate(tokenizer.token_bytes):
+            if character is not None:
+                ids[ord(character.decode())] = token_id
+        self._ids = CodePointTable(ids)
+        self._message = (
+            "found a character outside of the alphabet, expected only the "
+            f"{tokenizer.vocabulary_size} characters of the training text"
+        )
+
+    def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """string [N] -> int32 [N, (tokens)]."""
+        code_points = tf.strings.unicode_decode(texts, "UTF-8")
+        ids = self._ids(code_points.values)
+        with tf.control_dependencies([tf.debugging.assert_non_negative(ids, self._message)]):
+            return code_points.with_values(tf.identity(ids))
+
+
+def _merger(tokenizer: BytePairTokenizer, ignore_merges: bool) -> Merger:
+    model = tokenizer.backend.model
+    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
+    missing = sum(character not in vocabulary for character in byte_characters())
+    if missing:
+        raise refusal(f"a vocabulary that lacks {missing} of 256 bytes", "a complete byte-level vocabulary")
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    whole = {}
+    for token, token_id in vocabulary.items():
+        # A token that the merges do not arrive at is never made of text, unless they are ignored.
+        is_whole = ignore_merges or [each.id for each in model.tokenize(token)] == [token_id]
+        if is_whole and all(character in byte_of for character in token):
+            whole[bytes(byte_of[character] for character in token)] = token_id
+    merges = {}
+    for rank, (left, right) in enumerate(_merges(tokenizer)):
+        merges[vocabulary[left], vocabulary[right]] = (rank, vocabulary[left + right])
+    return Merger(whole, [vocabulary[character] for character in byte_characters()], merges)
+
+
+def _merges(tokenizer: BytePairTokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(tokenizer.backend.to_str())["model"]["merges"]
+    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in merges]
+
+
+def _composer():
+    try:
+        import tensorflow_text
+    except ImportError as error:
+        raise InputError(
+            "found no tensorflow_text, expected it for the normalizer NFC; pip install tensorflow-text"
+        ) from error
+    return lambda texts: tensorflow_text.normalize_utf8(texts, "NFC")

@@ -1,0 +1,162 @@
+"""What a tokenizer.json asks of the tokenizer in the graph; whatever is not understood is refused. No TF.
+
+The `tokenizers` library works in four steps, and so does the graph:
+
+    text -> added tokens as they are -> normalizer -> added tokens in normalized text -> pre-tokenizer -> BPE
+"""
+
+import dataclasses
+import enum
+import json
+
+import tokenizers
+from tokenizers import normalizers
+
+from tfgpt.errors import InputError
+
+# tokenizer.json of openai/gpt-oss-20b, pre_tokenizer.
+O200K_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class Splitting(enum.Enum):
+    """How text is cut into the pieces that BPE works on."""
+
+    GPT2 = "the regular expression of GPT-2's encoder.py"
+    O200K = "the regular expression of o200k (gpt-oss)"
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphPlan:
+    """The four steps of one tokenizer.
+
+    Fields:
+        splitting: the regular expression of the pre-tokenizer.
+        add_prefix_space: whether text that does not begin with a space gets one.
+        compose: whether text is brought to Unicode's normal form C.
+        ignore_merges: whether a piece that is a token is that token, whatever the merges say.
+        added_tokens: content to id of the tokens searched for in the text as it is, and of those searched
+            for after normalization.
+    """
+
+    splitting: Splitting
+    add_prefix_space: bool
+    compose: bool
+    ignore_merges: bool
+    added_tokens: tuple[dict[str, int], dict[str, int]]
+
+
+def read_plan(backend: tokenizers.Tokenizer, allow_special: bool = True) -> GraphPlan:
+    """The plan of `backend`, from its own description.
+
+    Args:
+        backend: a byte-level BPE tokenizer.
+        allow_special: False leaves special tokens in the text unrecognized, as `Tokenizer.encode` does.
+
+    Raises:
+        InputError: a normalizer, pre-tokenizer, model or added token that the graph cannot follow exactly.
+    """
+    state = json.loads(backend.to_str())
+    for name in ("truncation", "padding"):
+        if state.get(name) is not None:
+            raise refusal(f"stored {name}", "none; call no_truncation() and no_padding() on the tokenizer")
+    normalizer = state.get("normalizer")
+    if normalizer not in (None, {"type": "NFC"}):
+        raise refusal(f"normalizer {normalizer.get('type')}", "none or NFC")
+    model = state["model"]
+    _check_model(model)
+    splitting, add_prefix_space = _read_pre_tokenizer(state.get("pre_tokenizer"))
+    return GraphPlan(
+        splitting=splitting,
+        add_prefix_space=add_prefix_space,
+        compose=normalizer is not None,
+        ignore_merges=bool(model.get("ignore_merges")),
+        added_tokens=_read_added_tokens(state.get("added_tokens", []), allow_special, normalizer is not None),
+    )
+
+
+def refusal(found: str, expected: str) -> InputError:
+    """The one line for what the graph cannot do."""
+    return InputError(
+        f"found a tokenizer with {found}, expected {expected}; encode such text outside of the graph"
+    )
+
+
+def _check_model(model: dict) -> None:
+    if model.get("type", "BPE") != "BPE":
+        raise refusal(f"a {model['type']} model", "byte-level BPE or a CharacterTokenizer")
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "unk_token"):
+        # An unknown token never comes up where every byte is in the vocabulary, which is checked.
+        if model.get(name) and name != "unk_token":
+            raise refusal(f"{name} {model[name]!r} in its model", "byte-level BPE without it")
+
+
+def _read_pre_tokenizer(description: dict | None) -> tuple[Splitting, bool]:
+    """The regular expression, and whether a space is put before the text."""
+    kind = description.get("type") if description else None
+    if kind == "ByteLevel" and description.get("use_regex", True):
+        return Splitting.GPT2, bool(description["add_prefix_space"])
+    if kind == "Sequence" and len(description["pretokenizers"]) == 2:
+        split, level = description["pretokenizers"]
+        if split.get("type") == "Split" and level.get("type") == "ByteLevel":
+            return _read_split(split, level)
+    raise refusal(f"pre-tokenizer {_outline(description)}", "ByteLevel, or o200k's Split with ByteLevel")
+
+
+def _read_split(split: dict, level: dict) -> tuple[Splitting, bool]:
+    isolated = split["behavior"] == "Isolated" and not split["invert"]
+    matches_kept = split["behavior"] == "Removed" and split["invert"]
+    if split["pattern"].get("Regex") != O200K_PATTERN:
+        raise refusal(f"the pre-tokenizer's pattern {str(split['pattern'])[:60]!r}", "o200k's")
+    if not (isolated or matches_kept):
+        raise refusal(f"a Split that is {split['behavior']}", "one that is Isolated")
+    # With its own expression, or a space put before every piece, ByteLevel would cut once more.
+    if level.get("use_regex", True) or level["add_prefix_space"]:
+        raise refusal("a Split before a ByteLevel that splits too", "use_regex and add_prefix_space false")
+    return Splitting.O200K, False
+
+
+def _outline(description: dict | None) -> str:
+    if not description:
+        return "none"
+    inner = [each.get("type", "?") for each in description.get("pretokenizers", [])]
+    return f"{description.get('type')} {inner}" if inner else str(description.get("type"))
+
+
+def _read_added_tokens(
+    added: list[dict], allow_special: bool, compose: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    stages: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    ignored = []
+    for token in added:
+        for flag in ("single_word", "lstrip", "rstrip"):
+            if token[flag]:
+                raise refusal(f"the added token {token['content']!r} with {flag}", "added tokens without")
+        if token["special"] and not allow_special:
+            ignored.append(token["content"])
+            continue
+        content = token["content"]
+        if token["normalized"] and compose:
+            content = normalizers.NFC().normalize_str(content)
+        stages[bool(token["normalized"])].setdefault(content, token["id"])
+    # The library searches for special tokens even then, and passes over what it finds: a token that
+    # overlaps one would be found here, and not there.
+    for special in ignored:
+        for content in (*stages[0], *stages[1]):
+            if _overlap(special, content):
+                raise refusal(
+                    f"the added token {content!r}, which overlaps the special {special!r}",
+                    "no overlap when special tokens are left unrecognized",
+                )
+    return stages
+
+
+def _overlap(left: str, right: str) -> bool:
+    """Whether an occurrence of one can share a character with an occurrence of the other."""
+    if left in right or right in left:
+        return True
+    lengths = range(1, min(len(left), len(right)))
+    return any(left[-n:] == right[:n] or right[-n:] == left[:n] for n in lengths)
