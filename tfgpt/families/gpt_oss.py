@@ -4,8 +4,8 @@ Reference: https://github.com/openai/gpt-oss (gpt_oss/torch/model.py) and transf
 Sizes: table 1 of the model card, total parameters with both token tables; config.json as published at
 https://huggingface.co/openai/gpt-oss-20b (-120b). Licence: Apache 2.0.
 
-The published experts are MXFP4 blocks; they are read into floats, and floats are written. The loss that balances
-the experts (`router_aux_loss_coef`) is not covered.
+The published experts are MXFP4 blocks; they are read into floats, and floats are written. The loss that
+balances the experts (`router_aux_loss_coef`) is not covered.
 """
 
 import numpy as np
@@ -107,7 +107,9 @@ WEIGHTS = (
     Rule("layers.{layer}.input_layernorm.weight", "decoder/block_{layer}/attention_norm/scale"),
     Rule("layers.{layer}.self_attn.sinks", "decoder/block_{layer}/attention/sinks"),
     Rule(
-        "layers.{layer}.self_attn.o_proj.weight", "decoder/block_{layer}/attention/output/kernel", TRANSPOSE
+        "layers.{layer}.self_attn.o_proj.weight",
+        "decoder/block_{layer}/attention/output/kernel",
+        TRANSPOSE,
     ),
     Rule("layers.{layer}.post_attention_layernorm.weight", "decoder/block_{layer}/mlp_norm/scale"),
     Rule("layers.{layer}.mlp.router.weight", "decoder/block_{layer}/mlp/router/kernel", TRANSPOSE),
@@ -197,7 +199,7 @@ def _read_experts_per_token(values: dict) -> int:
 
 
 def _read_rotary(values: dict) -> dict:
-    """`rope_parameters` of transformers 5, or `rope_scaling` and `rope_theta` of the published config.json."""
+    """`rope_parameters` of transformers 5, or the published `rope_scaling` and `rope_theta`."""
     stated = values.get("rope_parameters") or values.get("rope_scaling")
     base = values.get("rope_theta", _ROTARY_BASE)
     if stated is None:
