@@ -95,9 +95,10 @@ def lowered(config: ModelConfig) -> dict:
 
 def check_config(config: ModelConfig) -> None:
     """Raises `InputError` for a model that the operators cannot express."""
-    if config.head_dim % 8:
+    multiple = 8 if config.positions is Positions.LEARNED else 16
+    if config.head_dim % multiple:
         raise InputError(
-            f"the model's heads are {config.head_dim} wide, expected a multiple of 8: onnxruntime's "
+            f"the model's heads are {config.head_dim} wide, expected a multiple of {multiple}: onnxruntime's "
             "attention operator takes no other; choose hidden_dim and num_heads accordingly"
         )
 
