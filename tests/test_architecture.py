@@ -18,11 +18,14 @@ LAYERS = (
     ("tfgpt.training", "tfgpt.peft", "tfgpt.generation", "tfgpt.evaluation", "tfgpt.data", "tfgpt.serving"),
     ("tfgpt.models",),
     ("tfgpt.layers",),
+    ("tfgpt.expert_ops",),
     ("tfgpt.ops",),
     ("tfgpt.checkpoints.sources", "tfgpt.checkpoints.writers"),
+    ("tfgpt.rotary",),
     ("tfgpt.checkpoints.directory", "tfgpt.checkpoints.translate"),
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),
+    ("tfgpt.axes",),
     ("tfgpt.files", "tfgpt.errors", "tfgpt._version"),
 )
 # `model.generate` is where users look for it; imported within the method, it binds nothing.
@@ -53,7 +56,15 @@ LIGHT = (
     "tfgpt.cli",
     "tfgpt.serving",
 )
-BACKEND_NEUTRAL = ("layers", "ops.py", "models/causal_lm.py", "models/decoder.py", "models/inspect.py")
+BACKEND_NEUTRAL = (
+    "layers",
+    "ops.py",
+    "expert_ops.py",
+    "rotary.py",
+    "models/causal_lm.py",
+    "models/decoder.py",
+    "models/inspect.py",
+)
 
 
 def module_name(path):

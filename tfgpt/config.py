@@ -5,51 +5,20 @@ when a model is built, never while it is called.
 """
 
 import dataclasses
-import enum
 import math
 from typing import Any
 
+from tfgpt.axes import (
+    Activation,
+    Attention,
+    Norm,
+    Positions,
+    Residual,
+    Yarn,
+    check_types,
+    member_of,
+)
 from tfgpt.errors import InputError, nearest
-
-
-class Norm(enum.StrEnum):
-    """Normalisation over the hidden dimension."""
-
-    LAYER = "layer"
-    RMS = "rms"
-
-
-class Residual(enum.StrEnum):
-    """How attention and MLP are wired to the residual stream (drawn in `tfgpt.layers.block`)."""
-
-    PRE_NORM = "pre_norm"
-    POST_NORM = "post_norm"
-    PARALLEL_ONE_NORM = "parallel_one_norm"
-    PARALLEL_TWO_NORMS = "parallel_two_norms"
-
-
-class Positions(enum.StrEnum):
-    """Where the model learns the order of its tokens from."""
-
-    LEARNED = "learned"
-    ROTARY_SPLIT = "rotary_split"
-    ROTARY_INTERLEAVED = "rotary_interleaved"
-
-
-class Attention(enum.StrEnum):
-    """What one layer's queries may look at: everything before them, or a band of `window` tokens."""
-
-    GLOBAL = "global"
-    LOCAL = "local"
-
-
-class Activation(enum.StrEnum):
-    """The nonlinearity of the MLP (Hendrycks and Gimpel 2016, exact or its tanh approximation)."""
-
-    GELU = "gelu"
-    GELU_TANH = "gelu_tanh"
-    RELU = "relu"
-
 
 _ENUMS = {"norm": Norm, "residual": Residual, "positions": Positions, "activation": Activation}
 
@@ -65,20 +34,27 @@ class ModelConfig:
         num_heads: query heads of each attention layer.
         hidden_dim: width of the residual stream.
         intermediate_dim: width of the MLP; `None` means `4 * hidden_dim`.
-        num_key_value_heads: key and value heads (grouped-query attention); `None` means `num_heads`.
+        num_key_value_heads: key and value heads (grouped-query attention, Ainslie et al. 2023); `None` means
+            `num_heads`.
         head_dim: width of a head; `None` means `hidden_dim // num_heads`. GPT-3's table needs it free.
         family: the file in `tfgpt.families` that reads and writes this model's checkpoints.
         norm, norm_epsilon, residual, positions, activation: the axes; see the enums above.
         attention_pattern: kinds of attention, repeated over the layers: `("global", "local")` alternates.
         window: tokens a query of a local layer sees, itself included.
+        attention_sinks: each head has a learned score that takes part in the softmax and leads nowhere (Xiao
+            et al. 2023, arXiv 2309.17453, section 3.3; as here in the gpt-oss model card, arXiv 2508.10925).
         score_scale: factor on query-key products; `None` means `head_dim ** -0.5`.
         scale_by_inverse_layer: divide the scores of layer i (from 0) by i + 1 as well.
         rotary_dim: rotated part of each head; `None` means all of it. `rotary_base`: its wavelength base.
+        yarn: how rotary positions are stretched, a `Yarn` or the dictionary of one; `None`: they are not.
+        num_experts, num_experts_per_token: every MLP is a mixture of that many, of which a token takes the
+            best few (Shazeer et al. 2017, arXiv 1701.06538); `None`: one MLP.
+        swiglu_alpha, swiglu_limit: the slope of the sigmoid and the clamp of CLAMPED_SWIGLU.
         attention_bias, attention_output_bias, mlp_bias: whether the linear maps have biases.
         tie_embeddings: the head is the token table transposed. `head_bias`: the head adds a bias.
         dropout: rate on the residual branches; `attention_dropout` and `embedding_dropout` follow it when
             `None`.
-        initializer_range: standard deviation of the initial weights (Radford et al. 2019, section 2.3).
+        initializer_range: standard deviation of the initial weights (Radford et al. 2019).
         bos_token_id, eos_token_id, pad_token_id: special tokens; `None` where the model has none.
 
     Raises:
@@ -101,10 +77,16 @@ class ModelConfig:
     activation: Activation = Activation.GELU_TANH
     attention_pattern: tuple[Attention, ...] = (Attention.GLOBAL,)
     window: int | None = None
+    attention_sinks: bool = False
     score_scale: float | None = None
     scale_by_inverse_layer: bool = False
     rotary_dim: int | None = None
     rotary_base: float = 10000.0
+    yarn: Yarn | None = None
+    num_experts: int | None = None
+    num_experts_per_token: int | None = None
+    swiglu_alpha: float = 1.702
+    swiglu_limit: float = 7.0
     attention_bias: bool = True
     attention_output_bias: bool = True
     mlp_bias: bool = True
@@ -120,9 +102,11 @@ class ModelConfig:
 
     def __post_init__(self):
         self._coerce_enums()
-        self._check_types()
+        self._coerce_yarn()
+        check_types(self)
         self._fill_defaults()
         self._check_ranges()
+        self._check_experts()
 
     @property
     def rates(self) -> tuple[float, float, float]:
@@ -171,25 +155,23 @@ class ModelConfig:
 
     def _coerce_enums(self):
         for name, kind in _ENUMS.items():
-            object.__setattr__(self, name, _member(kind, getattr(self, name), name))
+            object.__setattr__(self, name, member_of(kind, getattr(self, name), name))
         pattern = self.attention_pattern
         if isinstance(pattern, str) or not isinstance(pattern, (list, tuple)) or not pattern:
             raise InputError(f"attention_pattern is {pattern!r}: expected a list such as ['global', 'local']")
-        kinds = tuple(_member(Attention, kind, "attention_pattern") for kind in pattern)
+        kinds = tuple(member_of(Attention, kind, "attention_pattern") for kind in pattern)
         object.__setattr__(self, "attention_pattern", kinds)
 
-    def _check_types(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kinds = _PLAIN.get(field.type)
-            if kinds is None:
-                continue
-            # bool is an int in Python; a model with True layers is a mistake all the same.
-            wrong_bool = isinstance(value, bool) and bool not in kinds
-            if wrong_bool or not isinstance(value, kinds):
-                raise InputError(f"{field.name} is {value!r}: expected {_spell(field.type)}")
-            if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-                object.__setattr__(self, field.name, float(value))
+    def _coerce_yarn(self):
+        if self.yarn is None or isinstance(self.yarn, Yarn):
+            return
+        fields = [field.name for field in dataclasses.fields(Yarn)]
+        if not isinstance(self.yarn, dict) or not {"factor", "original_context"} <= self.yarn.keys():
+            raise InputError(f"yarn is {self.yarn!r}: expected a table with factor and original_context")
+        for name in self.yarn:
+            if name not in fields:
+                raise InputError(f"yarn has no field {name!r}{nearest(str(name), fields)}")
+        object.__setattr__(self, "yarn", Yarn(**self.yarn))
 
     def _fill_defaults(self):
         for name in ("vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"):
@@ -231,6 +213,8 @@ class ModelConfig:
         rotated = self.rotary_dim
         if rotated is None and self.positions is not Positions.LEARNED:
             rotated = self.head_dim
+        if self.yarn is not None and self.positions is Positions.LEARNED:
+            raise InputError("yarn is given but positions are learned: expected rotary positions, or no yarn")
         if rotated is not None and (rotated % 2 or not 0 < rotated <= self.head_dim):
             raise InputError(
                 f"rotary_dim is {rotated}: expected an even number up to head_dim {self.head_dim}"
@@ -240,8 +224,24 @@ class ModelConfig:
             if token is not None and not 0 <= token < self.vocabulary_size:
                 raise InputError(f"{name} is {token}: expected an id from 0 to {self.vocabulary_size - 1}")
 
+    def _check_experts(self):
+        number, taken = self.num_experts, self.num_experts_per_token
+        if (number is None) != (taken is None):
+            raise InputError(
+                f"num_experts is {number} and num_experts_per_token is {taken}: state both, or neither"
+            )
+        if number is None:
+            return
+        if not 1 <= taken <= number:
+            raise InputError(f"num_experts_per_token is {taken}: expected 1 to num_experts {number}")
+        if self.activation is not Activation.CLAMPED_SWIGLU:
+            raise InputError(
+                f"num_experts is {number} but activation is {self.activation.value!r}: expected "
+                f"{Activation.CLAMPED_SWIGLU.value!r}, which experts are built with"
+            )
+
     def _check_numbers(self):
-        for name in ("norm_epsilon", "rotary_base"):
+        for name in ("norm_epsilon", "rotary_base", "swiglu_alpha", "swiglu_limit"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}: expected a finite number above 0")
         if not 0 <= self.initializer_range < math.inf:
@@ -250,27 +250,3 @@ class ModelConfig:
             )
         if self.score_scale is not None and not math.isfinite(self.score_scale):
             raise InputError(f"score_scale is {self.score_scale}: expected a finite number or null")
-
-
-_PLAIN = {
-    int: (int,),
-    float: (float, int),
-    bool: (bool,),
-    str: (str,),
-    int | None: (int, type(None)),
-    float | None: (float, int, type(None)),
-}
-
-
-def _spell(kind) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}.get(
-        kind, "a whole number or null" if kind == int | None else "a number or null"
-    )
-
-
-def _member(kind: type[enum.Enum], value, name: str):
-    try:
-        return kind(value)
-    except ValueError:
-        names = [member.value for member in kind]
-        raise InputError(f"{name} is {value!r}{nearest(str(value), names)}") from None

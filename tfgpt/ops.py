@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from tfgpt.rotary import RotarySpec, rotate, rotation
+
 _replacements: contextvars.ContextVar[Mapping[str, Callable]] = contextvars.ContextVar(
     "replacements", default=MappingProxyType({})
 )
@@ -89,25 +91,32 @@ def layer_norm(x, scale, offset, epsilon: float):
 
 @named_operation
 def rms_norm(x, scale, epsilon: float):
-    """Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019, equation 4)."""
+    """Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019, equation 4).
+
+    In float32 at least, the scale included: rounded once, as transformers' GptOssRMSNorm does.
+    """
     y = _at_least_float32(x)
     y = ops.multiply(y, ops.rsqrt(ops.add(ops.mean(ops.square(y), axis=-1, keepdims=True), epsilon)))
-    return ops.multiply(ops.cast(y, x.dtype), scale)
+    return ops.cast(ops.multiply(y, ops.cast(scale, y.dtype)), x.dtype)
+
+
+@named_operation
+def clamped_swiglu(x, alpha: float, limit: float):
+    """Gated activation of gpt-oss, `[..., 2 I]` -> `[..., I]`: gates and values alternate in the last axis.
+
+    `(value + 1) gate sigmoid(alpha gate)`, the gate at most `limit`, the value within it on both sides
+    (arXiv 2508.10925; transformers' GptOssExperts._apply_gate).
+    """
+    pairs = ops.reshape(x, (*ops.shape(x)[:-1], x.shape[-1] // 2, 2))
+    gate = ops.minimum(pairs[..., 0], limit)
+    value = ops.clip(pairs[..., 1], -limit, limit)
+    return (value + 1) * (gate * ops.sigmoid(gate * alpha))
 
 
 @named_operation
 def gelu(x, approximate: bool):
     """GELU (Hendrycks and Gimpel 2016): exact, or with the tanh approximation of its section 2."""
     return ops.gelu(x, approximate=approximate)
-
-
-@dataclass(frozen=True)
-class RotarySpec:
-    """Rotary positions (Su et al. 2021): which part of each head turns, how fast, and in which pairs."""
-
-    dim: int
-    base: float
-    interleaved: bool
 
 
 @dataclass(frozen=True)
@@ -163,11 +172,11 @@ def attention_inputs(positions, mask, past, windows: tuple[int | None, ...], rot
         if mask is not None:
             visible = ops.logical_and(visible, ops.cast(mask, "bool")[:, None, None, :])  # [B, 1, S, T]
         masks[mask_name(window)] = visible
-    return AttentionInputs(masks, None if rotary is None else _rotation(positions, rotary))
+    return AttentionInputs(masks, None if rotary is None else rotation(positions, rotary))
 
 
 @named_operation
-def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, dropout=None):
+def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, sinks=None, dropout=None):
     """Causal scaled dot-product attention (Vaswani et al. 2017, equation 1) with the cache in and out.
 
     Args:
@@ -175,6 +184,7 @@ def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, dropout=N
         inputs: from `attention_inputs`.
         past: this layer's `Past`.
         spec: this layer's `AttentionSpec`.
+        sinks: `[H]`, a score of each head that takes its share of the softmax and leads nowhere, or `None`.
         dropout: applied to the probabilities `[B, H, S, T]`, or `None`.
 
     Returns:
@@ -182,14 +192,14 @@ def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, dropout=N
     """
     query, key, value = split_heads(qkv, spec)
     if spec.rotary is not None:
-        query = _rotate(query, inputs.rotation, spec.rotary)
-        key = _rotate(key, inputs.rotation, spec.rotary)
+        query = rotate(query, inputs.rotation, spec.rotary)
+        key = rotate(key, inputs.rotation, spec.rotary)
     keys, values, present = past.append(
         ops.transpose(key, (0, 2, 1, 3)),  # [B, K, S, D]
         ops.transpose(value, (0, 2, 1, 3)),
     )
     probabilities = attention_probabilities(
-        query, keys, inputs.masks[mask_name(spec.window)], spec
+        query, keys, inputs.masks[mask_name(spec.window)], spec, sinks
     )  # [B, H, S, T]
     if dropout is not None:
         probabilities = dropout(probabilities)
@@ -208,8 +218,11 @@ def split_heads(qkv, spec: AttentionSpec):
     return ops.split(heads, [spec.num_heads, spec.num_heads + spec.num_key_value_heads], axis=2)
 
 
-def attention_probabilities(query, keys, visible, spec: AttentionSpec):
-    """Softmax of the scores in float32: query `[B, S, H, D]`, keys `[B, K, T, D]` -> `[B, H, S, T]`."""
+def attention_probabilities(query, keys, visible, spec: AttentionSpec, sinks=None):
+    """Softmax of the scores in float32: query `[B, S, H, D]`, keys `[B, K, T, D]` -> `[B, H, S, T]`.
+
+    With sinks `[H]` the probabilities of a row sum to less than 1: the rest is the sink's.
+    """
     length = ops.shape(query)[1]
     # The query is scaled, not the scores: S D products instead of S T.
     query = ops.transpose(ops.multiply(query, ops.cast(spec.scale, query.dtype)), (0, 2, 1, 3))
@@ -217,10 +230,20 @@ def attention_probabilities(query, keys, visible, spec: AttentionSpec):
     scores = ops.reshape(scores, (-1, spec.num_heads, length, ops.shape(keys)[2]))  # [B, H, S, T]
     # Finite, so that a row with nothing to look at (padding) gives equal weights and not NaN.
     scores = ops.where(visible, _at_least_float32(scores), -1e9)
+    if sinks is not None:
+        return ops.cast(_softmax_beside(scores, _at_least_float32(sinks)[:, None, None]), query.dtype)
     if scores.shape[-1] == 1:
         # The first token alone. Keras warns of a softmax over a single score, which is 1.
         return ops.ones_like(scores, dtype=query.dtype)
     return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
+
+
+def _softmax_beside(scores, sinks):
+    """`exp(score) / (exp(sink) + sum of exp(scores))` over the last axis; sinks broadcast to `[..., 1]`."""
+    # Any shift gives the same numbers, so none goes through the gradient.
+    largest = ops.stop_gradient(ops.maximum(ops.max(scores, axis=-1, keepdims=True), sinks))
+    shares = ops.exp(scores - largest)
+    return shares / (ops.sum(shares, axis=-1, keepdims=True) + ops.exp(sinks - largest))
 
 
 def _group(x, spec: AttentionSpec, length):
@@ -229,28 +252,6 @@ def _group(x, spec: AttentionSpec, length):
     if groups == 1:
         return x
     return ops.reshape(x, (-1, spec.num_key_value_heads, groups * length, ops.shape(x)[3]))
-
-
-def _rotation(positions, rotary: RotarySpec):
-    frequency = rotary.base ** (-ops.arange(0, rotary.dim, 2, dtype="float32") / rotary.dim)
-    angle = ops.cast(positions, "float32")[:, :, None, None] * frequency  # [B, S, 1, dim / 2]
-    return ops.cos(angle), ops.sin(angle)
-
-
-def _rotate(x, rotation, rotary: RotarySpec):
-    """Turns pairs of the first `rotary.dim` numbers of each head (Su et al. 2021, equation 34)."""
-    cosine, sine = (ops.cast(part, x.dtype) for part in rotation)
-    turned, rest = x[..., : rotary.dim], x[..., rotary.dim :]
-    if rotary.interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-    else:
-        first, second = ops.split(turned, 2, axis=-1)
-    parts = (first * cosine - second * sine, second * cosine + first * sine)
-    if rotary.interleaved:
-        turned = ops.reshape(ops.stack(parts, axis=-1), ops.shape(turned))
-    else:
-        turned = ops.concatenate(parts, axis=-1)
-    return turned if rotary.dim == x.shape[-1] else ops.concatenate([turned, rest], axis=-1)
 
 
 def _at_least_float32(x):

@@ -12,14 +12,14 @@ import onnx
 from onnx import helper
 
 from tfgpt._version import __version__
-from tfgpt.config import ModelConfig
+from tfgpt.config import ModelConfig, Norm
 from tfgpt_export import lower, signature
 from tfgpt_export.trace import Traced
 
-# tf2onnx writes up to opset 18; Gelu needs 20. IR 9 belongs to opset 20.
+# tf2onnx writes up to opset 18; Gelu needs 20, RMSNormalization 23: as low as the operators allow. Each opset
+# with the version of the file format that belongs to it.
 TRACE_OPSET = 18
-OPSET = 20
-IR_VERSION = 9
+VERSIONS = {Norm.LAYER: (20, 9), Norm.RMS: (23, 11)}
 
 
 class LoweringError(RuntimeError):
@@ -50,7 +50,7 @@ def convert(traced: Traced, config: ModelConfig) -> onnx.ModelProto:
     }
     _rename(model.graph, renamed)
     _state_contract(model.graph, graph_inputs, graph_outputs, traced.weight_shapes)
-    _state_versions(model)
+    _state_versions(model, *VERSIONS[config.norm])
     check_counts(model.graph, lower.counts(config))
     return model
 
@@ -91,10 +91,10 @@ def _value_info(tensor: signature.Tensor) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, kinds[tensor.dtype], list(tensor.dims))
 
 
-def _state_versions(model: onnx.ModelProto) -> None:
+def _state_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
     del model.opset_import[:]
-    model.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid(lower.MICROSOFT, 1)])
-    model.ir_version = IR_VERSION
+    model.opset_import.extend([helper.make_opsetid("", opset), helper.make_opsetid(lower.MICROSOFT, 1)])
+    model.ir_version = ir_version
     model.producer_name, model.producer_version, model.doc_string = "tfgpt", __version__, ""
     # The attention operator writes new slots in place when past and present are bound to one buffer.
     helper.set_model_props(model, {"tfgpt.shared_cache": "1"})

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from tfgpt.config import Activation, ModelConfig, Norm, Positions, Residual
 from tfgpt.errors import InputError
-from tfgpt.ops import AttentionSpec, RotarySpec
+from tfgpt.expert_ops import ExpertWeights, MixtureSpec
+from tfgpt.ops import AttentionSpec
+from tfgpt.rotary import RotarySpec
 
 MICROSOFT = "com.microsoft"
 MARKER = "PyFunc"
@@ -85,6 +87,7 @@ def lowered(config: ModelConfig) -> dict:
         "layer_norm": _layer_norm,
         "rms_norm": _rms_norm,
         "gelu": _gelu,
+        "mixture_of_experts": _mixture_of_experts,
         "attention_inputs": attention_inputs,
         "attention": _attention,
     }
@@ -92,9 +95,10 @@ def lowered(config: ModelConfig) -> dict:
 
 def check_config(config: ModelConfig) -> None:
     """Raises `InputError` for a model that the operators cannot express."""
-    if config.head_dim % 8:
+    multiple = 8 if config.positions is Positions.LEARNED else 16
+    if config.head_dim % multiple:
         raise InputError(
-            f"the model's heads are {config.head_dim} wide, expected a multiple of 8: onnxruntime's "
+            f"the model's heads are {config.head_dim} wide, expected a multiple of {multiple}: onnxruntime's "
             "attention operator takes no other; choose hidden_dim and num_heads accordingly"
         )
 
@@ -103,12 +107,16 @@ def counts(config: ModelConfig) -> dict[str, int]:
     """How many of each lowered operator a graph of this config must have."""
     norms = {Residual.POST_NORM: 2, Residual.PARALLEL_ONE_NORM: 1}.get(config.residual, 2) * config.num_layers
     norms += config.residual is not Residual.POST_NORM
+    gelus = config.activation in (Activation.GELU, Activation.GELU_TANH)
+    # Queries with keys and values, output, and an MLP's two, or a mixture's router; and the head.
+    products = (4 if config.num_experts is None else 3) * config.num_layers + 1
     norm = "LayerNormalization" if config.norm is Norm.LAYER else "RMSNormalization"
     return {
         "GroupQueryAttention": config.num_layers,
         norm: norms,
-        "Gelu": config.num_layers * (config.activation is not Activation.RELU),
-        "MatMul": 4 * config.num_layers + 1,
+        "Gelu": config.num_layers * gelus,
+        "MoE": config.num_layers * (config.num_experts is not None),
+        "MatMul": products,
         "Gather": 1 + (config.positions is Positions.LEARNED),
     }
 
@@ -140,6 +148,28 @@ def _gelu(x, approximate):
     return mark("Gelu", [x], [(x.dtype, x.shape)], approximate="tanh" if approximate else "none")
 
 
+def _mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureSpec):
+    # The operator takes one row of logits for each token, and the softmax over the chosen is normalized.
+    rows = mark(
+        "Reshape",
+        [router_logits, tf.constant([-1, spec.num_experts], tf.int64)],
+        [(router_logits.dtype, [None, spec.num_experts])],
+    )
+    return mark(
+        "MoE",
+        [x, rows, *weights],
+        [(x.dtype, x.shape)],
+        domain=MICROSOFT,
+        k=spec.num_experts_per_token,
+        normalize_routing_weights=1,
+        activation_type="swiglu",
+        swiglu_fusion=1,  # gates and values alternate
+        swiglu_limit=spec.swiglu_limit,
+        activation_alpha=spec.swiglu_alpha,
+        activation_beta=1.0,
+    )
+
+
 def _attention_inputs(positions, mask, rotation):
     def size(tensor, axis):  # int64 [1]
         return mark("Shape", [tensor], [(tf.int64, [1])], start=axis, end=axis + 1)
@@ -158,17 +188,22 @@ def _attention_inputs(positions, mask, rotation):
 def _rotary_tables(config: ModelConfig, rotary: RotarySpec | None) -> tuple:
     if rotary is None:
         return ()
-    frequency = rotary.base ** (-np.arange(0, rotary.dim, 2, dtype=np.float32) / rotary.dim)
-    angle = np.arange(config.context_length, dtype=np.float32)[:, None] * frequency  # [context, dim / 2]
-    return tf.constant(np.cos(angle)), tf.constant(np.sin(angle))
+    # [context, dim / 2]
+    angle = np.arange(config.context_length, dtype=np.float32)[:, None] * rotary.frequencies()
+    amplitude = np.float32(rotary.amplitude)
+    return tf.constant(np.cos(angle) * amplitude), tf.constant(np.sin(angle) * amplitude)
 
 
-def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, dropout=None):
+def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, sinks=None, dropout=None):
     del dropout  # never active while exporting
     batch_size, length = qkv.shape[:2]
     cache_shape = [batch_size, spec.num_key_value_heads, None, spec.head_dim]
     tensors = [qkv, past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias, *inputs.rotation]
     rotation = [6, 7, 8] if inputs.rotation else [None, None, None]
+    sink = []
+    if sinks is not None:
+        sink = [len(tensors)]
+        tensors.append(sinks)
     context, key, value = mark(
         "GroupQueryAttention",
         tensors,
@@ -179,7 +214,7 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, dropout=No
         ],
         domain=MICROSOFT,
         # query holds query, key and value side by side; key and value are left out.
-        slots=[0, None, None, 1, 2, 3, 4, *rotation, 5],
+        slots=[0, None, None, 1, 2, 3, 4, *rotation, 5, *sink],
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_key_value_heads,
         scale=spec.scale,

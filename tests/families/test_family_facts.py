@@ -39,6 +39,8 @@ COUNTS = {
     "gpt_neo": {"125m": 125_198_592, "1.3b": 1_315_575_808, "2.7b": 2_651_307_520},
     # https://huggingface.co/EleutherAI/gpt-j-6b: the tensors of its config.json.
     "gptj": {"6b": 6_050_882_784},
+    # arXiv 2508.10925, table 1, prints them in billions: 20.91 and 116.83.
+    "gpt_oss": {"20b": 20_914_757_184, "120b": 116_829_156_672},
     "gpt_neox": {
         # https://huggingface.co/EleutherAI/gpt-neox-20b, README: 20,554,567,680
         "20b": 20_554_567_680,
@@ -175,11 +177,38 @@ CHOICES = {
         "attention_output_bias": False,
         "tie_embeddings": True,
     },
+    "gpt_oss": {
+        "intermediate_dim": 50,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "norm": "rms",
+        "activation": "clamped_swiglu",
+        "swiglu_alpha": 1.5,
+        "swiglu_limit": 3.0,
+        "positions": "rotary_split",
+        "rotary_base": 500.0,
+        "yarn": {
+            "factor": 8.0,
+            "original_context": 16,
+            "beta_fast": 20.0,
+            "beta_slow": 2.0,
+            "attention_factor": 1.5,
+        },
+        "attention_pattern": ("global", "local", "local"),
+        "window": 7,
+        "attention_sinks": True,
+        "attention_bias": False,
+        "attention_output_bias": False,
+        "num_experts": 6,
+        "num_experts_per_token": 3,
+        "tie_embeddings": True,
+        "dropout": 0.0,
+    },
 }
 
 
 def config_with_every_choice(name):
-    return ModelConfig(100, 64, 3, 4, 32, family=name, **_STATED, **_RATES, **CHOICES[name])
+    return ModelConfig(100, 64, 3, 4, 32, family=name, **{**_STATED, **_RATES, **CHOICES[name]})
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -1,6 +1,6 @@
 """How many parameters a model has, from its config alone. Loads no TensorFlow."""
 
-from tfgpt.config import ModelConfig, Norm, Positions, Residual
+from tfgpt.config import Activation, ModelConfig, Norm, Positions, Residual
 
 _NORMS_PER_BLOCK = {Residual.PARALLEL_ONE_NORM: 1}
 
@@ -25,11 +25,14 @@ def _linear(inputs: int, outputs: int, has_bias: bool) -> int:
 def _attention(config: ModelConfig) -> int:
     heads = config.num_heads + 2 * config.num_key_value_heads
     inputs = _linear(config.hidden_dim, heads * config.head_dim, config.attention_bias)
-    return inputs + _linear(
-        config.num_heads * config.head_dim, config.hidden_dim, config.attention_output_bias
-    )
+    output = _linear(config.num_heads * config.head_dim, config.hidden_dim, config.attention_output_bias)
+    return inputs + output + config.num_heads * config.attention_sinks
 
 
 def _mlp(config: ModelConfig) -> int:
-    up = _linear(config.hidden_dim, config.intermediate_dim, config.mlp_bias)
-    return up + _linear(config.intermediate_dim, config.hidden_dim, config.mlp_bias)
+    gates = 2 if config.activation is Activation.CLAMPED_SWIGLU else 1
+    up = _linear(config.hidden_dim, gates * config.intermediate_dim, config.mlp_bias)
+    one = up + _linear(config.intermediate_dim, config.hidden_dim, config.mlp_bias)
+    if config.num_experts is None:
+        return one
+    return config.num_experts * one + _linear(config.hidden_dim, config.num_experts, True)

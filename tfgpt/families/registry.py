@@ -1,11 +1,11 @@
 """The closed list of families. Adding one is its file and a row here. Loads no TensorFlow."""
 
 from tfgpt.errors import InputError, nearest
-from tfgpt.families import gpt1, gpt2, gpt3, gpt_neo, gpt_neox, gptj
+from tfgpt.families import gpt1, gpt2, gpt3, gpt_neo, gpt_neox, gpt_oss, gptj
 from tfgpt.families.family import Family
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.name: module.FAMILY for module in (gpt1, gpt2, gpt3, gpt_neo, gptj, gpt_neox)
+    module.FAMILY.name: module.FAMILY for module in (gpt1, gpt2, gpt3, gpt_neo, gptj, gpt_neox, gpt_oss)
 }
 
 

@@ -12,7 +12,8 @@ def rotary_spec(config: ModelConfig) -> ops.RotarySpec | None:
     if config.positions is Positions.LEARNED:
         return None
     interleaved = config.positions is Positions.ROTARY_INTERLEAVED
-    return ops.RotarySpec(config.rotary_dim or config.head_dim, config.rotary_base, interleaved)
+    dim = config.rotary_dim or config.head_dim
+    return ops.RotarySpec(dim, config.rotary_base, interleaved, config.yarn)
 
 
 def attention_spec(config: ModelConfig, layer: int) -> ops.AttentionSpec:
@@ -50,15 +51,21 @@ class SelfAttention(keras.layers.Layer):
             name="output",
             dtype=self.dtype_policy,
         )
+        self.has_sinks = config.attention_sinks
+        self.initializer_range = config.initializer_range
+        self.sinks = None
         _, rate, _ = config.rates
         self.dropout = keras.layers.Dropout(rate, name="dropout", dtype=self.dtype_policy) if rate else None
 
     def build(self, input_shape):
         self.qkv.build(input_shape)
         self.output_map.build((*input_shape[:-1], self.spec.num_heads * self.spec.head_dim))
+        if self.has_sinks:
+            initializer = keras.initializers.RandomNormal(stddev=self.initializer_range)
+            self.sinks = self.add_weight((self.spec.num_heads,), initializer, name="sinks")
         self.built = True
 
     def call(self, x, inputs, past, training=None):
         dropout = self.dropout if training else None
-        context, present = ops.attention(self.qkv(x), inputs, past, self.spec, dropout)
+        context, present = ops.attention(self.qkv(x), inputs, past, self.spec, self.sinks, dropout)
         return self.output_map(context), present

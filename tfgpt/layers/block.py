@@ -1,6 +1,6 @@
 """One Transformer block, in the four wirings of the family.
 
-PRE_NORM             x ─┬─ norm ─ attention ─ + ─┬─ norm ─ mlp ─ + ─     GPT-2, GPT-3, GPT-Neo
+PRE_NORM             x ─┬─ norm ─ attention ─ + ─┬─ norm ─ mlp ─ + ─     GPT-2, GPT-3, GPT-Neo, gpt-oss
                         └─────────────────────┘  └───────────────┘
 
 POST_NORM            x ─┬─ attention ─ + ─ norm ─┬─ mlp ─ + ─ norm ─     GPT-1
@@ -19,7 +19,7 @@ import keras
 
 from tfgpt.config import ModelConfig, Residual
 from tfgpt.layers.attention import SelfAttention
-from tfgpt.layers.mlp import MLP
+from tfgpt.layers.mlp import make_mlp
 from tfgpt.layers.norms import make_norm
 
 
@@ -31,7 +31,7 @@ class Block(keras.layers.Layer):
     def __init__(self, config: ModelConfig, layer: int, **kwargs):
         super().__init__(**kwargs)
         self.attention = SelfAttention(config, layer, name="attention", dtype=self.dtype_policy)
-        self.mlp = MLP(config, name="mlp", dtype=self.dtype_policy)
+        self.mlp = make_mlp(config, name="mlp", dtype=self.dtype_policy)
         for name in self.norm_names:
             setattr(self, name, make_norm(config, name=name, dtype=self.dtype_policy))
         rate, _, _ = config.rates

@@ -36,7 +36,8 @@ class RMSNorm(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
-        self.scale = self.add_weight((input_shape[-1],), "ones", name="scale")
+        # In its own dtype also in mixed precision: the operation multiplies before it rounds.
+        self.scale = self.add_weight((input_shape[-1],), "ones", name="scale", autocast=False)
         self.built = True
 
     def call(self, x):

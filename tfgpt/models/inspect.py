@@ -20,7 +20,8 @@ def attention_maps(model, token_ids, mask=None) -> list[np.ndarray]:
 
     Returns:
         for every layer the probabilities, float32 `[batch, heads, query, key]`. Rows of real tokens sum to 1
-        and are 0 at masked keys; those of left padding, which has nothing to look at, mean nothing.
+        (with attention sinks to less) and are 0 at masked keys; those of left padding, which has nothing to
+        look at, mean nothing.
 
     Raises:
         InputError: `token_ids` is not of two dimensions.
@@ -31,9 +32,9 @@ def attention_maps(model, token_ids, mask=None) -> list[np.ndarray]:
         maps.append(_float32(probabilities))
         return probabilities
 
-    def attention(qkv, inputs, past, spec, dropout=None):
+    def attention(qkv, inputs, past, spec, sinks=None, dropout=None):
         # Dropout is off here, and its place is where the probabilities pass by.
-        return ops.attention.definition(qkv, inputs, past, spec, record)
+        return ops.attention.definition(qkv, inputs, past, spec, sinks, record)
 
     with ops.replaced({"attention": attention}):
         model(_checked(token_ids), mask=mask)
