@@ -67,6 +67,11 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (Path(source) / name).exists():
             shutil.copyfile(Path(source) / name, Path(target) / name)
+    copy_chat_templates(source, target)
+
+
+def copy_chat_templates(source: Path, target: Path) -> None:
+    """Copies the chat templates beside the default one, which have a folder of their own."""
     for path in sorted((Path(source) / TOKENIZER_FOLDER).glob("*.jinja")):
         (Path(target) / TOKENIZER_FOLDER).mkdir(exist_ok=True)
         shutil.copyfile(path, Path(target) / TOKENIZER_FOLDER / path.name)

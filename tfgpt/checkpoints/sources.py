@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfgpt.checkpoints.directory import CONFIG_FILE, TOKENIZER_FILES, read_json, read_model_config
+from tfgpt.checkpoints.directory import CONFIG_FILE, TOKENIZER_FILES, read_model_config
 from tfgpt.checkpoints.openai import BLOCK, GPT1_FIRST, GPT1_SHAPES, NumpyShards, TensorFlowCheckpoint
 from tfgpt.checkpoints.readers import Reader, TensorReader
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 from tfgpt.families.registry import family_of_model_type
+from tfgpt.files import read_json
 
 GPT2_HPARAMS = "hparams.json"
 _GPT2_KEYS = {

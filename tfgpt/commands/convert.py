@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_directory
+from tfgpt.files import read_json, replacing_directory
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -54,7 +54,7 @@ def run(arguments) -> int:
 
 def _write(source: Path, found, directory: Path, arguments) -> dict:
     """Weights and configs; memory holds two tensors. Returns facts for the report."""
-    from tfgpt.checkpoints.directory import GENERATION_FILE, read_json, write_model_config
+    from tfgpt.checkpoints.directory import GENERATION_FILE, write_model_config
     from tfgpt.checkpoints.translate import published_tensors
     from tfgpt.checkpoints.writers import write_tensors
 
@@ -113,9 +113,12 @@ def _counted(published: list) -> list:
 
 
 def _copy_tokenizer(source: Path, found, directory: Path) -> None:
+    from tfgpt.checkpoints.directory import copy_chat_templates
+
     for theirs, ours in found.tokenizer.items():
         if (source / theirs).exists():
             shutil.copyfile(source / theirs, directory / ours)
+    copy_chat_templates(source, directory)
     if found.tokenizer_class and (directory / "vocab.json").exists():
         text = json.dumps({"tokenizer_class": found.tokenizer_class}, indent=2)
         (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from tfgpt.checkpoints.directory import read_json
 from tfgpt.errors import InputError
-from tfgpt.files import visible_entries
+from tfgpt.files import read_json, visible_entries
 
 _SECTIONS = {"task", "model", "data", "training", "output"}
 
