@@ -53,12 +53,21 @@ class ExpertWeights(NamedTuple):
 
 
 @named_operation
+def route(x, kernel, bias):
+    """The router's logits: x `[B, S, E]`, kernel `[E, X]`, bias `[X]` -> `[N, X]`.
+
+    An operation of its own, since quantization leaves it alone: a rounded logit can choose another expert.
+    """
+    return ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel) + bias
+
+
+@named_operation
 def mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureSpec):
     """The weighted sum of each token's best experts (Shazeer et al. 2017, equation 1; arXiv 2508.10925).
 
     Args:
         x: `[B, S, E]`.
-        router_logits: `[B, S, X]`; the softmax is over the k largest alone.
+        router_logits: `[N, X]`, from `route`; the softmax is over the k largest alone.
         weights: any float dtype; the chosen ones are cast to that of `x`.
         spec: the layer's `MixtureSpec`.
 
@@ -66,7 +75,7 @@ def mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureSp
         `[B, S, E]`.
     """
     tokens = ops.reshape(x, (-1, x.shape[-1]))  # [N, E]
-    scores, chosen = ops.top_k(ops.reshape(router_logits, (-1, spec.num_experts)), spec.num_experts_per_token)
+    scores, chosen = ops.top_k(router_logits, spec.num_experts_per_token)
     shares = ops.softmax(scores, axis=-1) if spec.num_experts_per_token > 1 else ops.ones_like(scores)
     blocks = _arrange(ops.reshape(chosen, (-1,)), _num_pairs(x, spec), spec)
     picked = ops.take(tokens, blocks.pairs // spec.num_experts_per_token, axis=0)  # [blocks, size, E]

@@ -87,6 +87,7 @@ def lowered(config: ModelConfig) -> dict:
         "layer_norm": _layer_norm,
         "rms_norm": _rms_norm,
         "gelu": _gelu,
+        "route": _route,
         "mixture_of_experts": _mixture_of_experts,
         "attention_inputs": attention_inputs,
         "attention": _attention,
@@ -95,10 +96,9 @@ def lowered(config: ModelConfig) -> dict:
 
 def check_config(config: ModelConfig) -> None:
     """Raises `InputError` for a model that the operators cannot express."""
-    multiple = 8 if config.positions is Positions.LEARNED else 16
-    if config.head_dim % multiple:
+    if config.head_dim % 8:
         raise InputError(
-            f"the model's heads are {config.head_dim} wide, expected a multiple of {multiple}: onnxruntime's "
+            f"the model's heads are {config.head_dim} wide, expected a multiple of 8: onnxruntime's "
             "attention operator takes no other; choose hidden_dim and num_heads accordingly"
         )
 
@@ -108,14 +108,16 @@ def counts(config: ModelConfig) -> dict[str, int]:
     norms = {Residual.POST_NORM: 2, Residual.PARALLEL_ONE_NORM: 1}.get(config.residual, 2) * config.num_layers
     norms += config.residual is not Residual.POST_NORM
     gelus = config.activation in (Activation.GELU, Activation.GELU_TANH)
-    # Queries with keys and values, output, and an MLP's two, or a mixture's router; and the head.
-    products = (4 if config.num_experts is None else 3) * config.num_layers + 1
+    # Queries with keys and values, output, and an MLP's two; and the head.
+    products = (4 if config.num_experts is None else 2) * config.num_layers + 1
     norm = "LayerNormalization" if config.norm is Norm.LAYER else "RMSNormalization"
     return {
         "GroupQueryAttention": config.num_layers,
+        "RotaryEmbedding": 2 * config.num_layers * (config.positions is not Positions.LEARNED),
         norm: norms,
         "Gelu": config.num_layers * gelus,
         "MoE": config.num_layers * (config.num_experts is not None),
+        "Gemm": config.num_layers * (config.num_experts is not None),
         "MatMul": products,
         "Gather": 1 + (config.positions is Positions.LEARNED),
     }
@@ -148,20 +150,22 @@ def _gelu(x, approximate):
     return mark("Gelu", [x], [(x.dtype, x.shape)], approximate="tanh" if approximate else "none")
 
 
-def _mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureSpec):
-    # The operator takes one row of logits for each token, and the softmax over the chosen is normalized.
+def _route(x, kernel, bias):
     rows = mark(
-        "Reshape",
-        [router_logits, tf.constant([-1, spec.num_experts], tf.int64)],
-        [(router_logits.dtype, [None, spec.num_experts])],
-    )
+        "Reshape", [x, tf.constant([-1, x.shape[-1]], tf.int64)], [(x.dtype, [None, x.shape[-1]])]
+    )  # the mixture's operator takes one row of logits for each token
+    # Not MatMul, which the quantizer rewrites.
+    return mark("Gemm", [rows, kernel, bias], [(x.dtype, [None, kernel.shape[-1]])])
+
+
+def _mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureSpec):
     return mark(
         "MoE",
-        [x, rows, *weights],
+        [x, router_logits, *weights],
         [(x.dtype, x.shape)],
         domain=MICROSOFT,
         k=spec.num_experts_per_token,
-        normalize_routing_weights=1,
+        normalize_routing_weights=1,  # the softmax is over the chosen alone
         activation_type="swiglu",
         swiglu_fusion=1,  # gates and values alternate
         swiglu_limit=spec.swiglu_limit,
@@ -198,12 +202,13 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, sinks=None
     del dropout  # never active while exporting
     batch_size, length = qkv.shape[:2]
     cache_shape = [batch_size, spec.num_key_value_heads, None, spec.head_dim]
-    tensors = [qkv, past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias, *inputs.rotation]
-    rotation = [6, 7, 8] if inputs.rotation else [None, None, None]
-    sink = []
-    if sinks is not None:
-        sink = [len(tensors)]
-        tensors.append(sinks)
+    # Without rotation the query holds query, key and value side by side; key and value are left out.
+    heads = [qkv] if spec.rotary is None else _rotated_heads(qkv, inputs, spec)
+    shared = [past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias]
+    tensors = [*heads, *shared, *([] if sinks is None else [sinks])]
+    past_key = len(heads)
+    own = [0, 1, 2] if spec.rotary is not None else [0, None, None]
+    sink = [] if sinks is None else [past_key + 5]
     context, key, value = mark(
         "GroupQueryAttention",
         tensors,
@@ -213,13 +218,36 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, sinks=None
             (qkv.dtype, cache_shape),
         ],
         domain=MICROSOFT,
-        # query holds query, key and value side by side; key and value are left out.
-        slots=[0, None, None, 1, 2, 3, 4, *rotation, 5, *sink],
+        slots=[*own, *range(past_key, past_key + 4), None, None, None, past_key + 4, *sink],
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_key_value_heads,
         scale=spec.scale,
         local_window_size=-1 if spec.window is None else spec.window,
-        do_rotary=int(spec.rotary is not None),
-        rotary_interleaved=int(spec.rotary is not None and spec.rotary.interleaved),
     )
     return context, past._replace(key=key, value=value)
+
+
+def _rotated_heads(qkv, inputs: LoweredInputs, spec: AttentionSpec) -> list:
+    """Query and key, turned, and value, each `[B, S, heads D]`.
+
+    The attention operator could turn them itself, but counts on from one position when it is given several
+    tokens, which is wrong for rows that are padded at their left.
+    """
+    numbers = [spec.num_heads, spec.num_key_value_heads, spec.num_key_value_heads]
+    widths = [number * spec.head_dim for number in numbers]
+    outputs = [(qkv.dtype, [*qkv.shape[:2], width]) for width in widths]
+    query, key, value = mark("Split", [qkv, tf.constant(widths, tf.int64)], outputs, axis=-1)
+    cosines, sines, positions = inputs.rotation
+
+    def turned(x, number):
+        return mark(
+            "RotaryEmbedding",
+            [x, positions, cosines, sines],
+            [(x.dtype, x.shape)],
+            domain=MICROSOFT,
+            interleaved=int(spec.rotary.interleaved),
+            num_heads=number,
+            rotary_embedding_dim=spec.rotary.dim,
+        )
+
+    return [turned(query, numbers[0]), turned(key, numbers[1]), value]

@@ -3,7 +3,7 @@
 import keras
 
 from tfgpt.config import ModelConfig
-from tfgpt.expert_ops import ExpertWeights, MixtureSpec, mixture_of_experts
+from tfgpt.expert_ops import ExpertWeights, MixtureSpec, mixture_of_experts, route
 from tfgpt.layers.linear import Linear
 
 
@@ -42,7 +42,8 @@ class Mixture(keras.layers.Layer):
 
     def call(self, x):
         weights = ExpertWeights(self.up_kernel, self.up_bias, self.down_kernel, self.down_bias)
-        return mixture_of_experts(x, self.router(x), weights, self.spec)
+        router_logits = route(x, self.router.kernel, self.router.bias)
+        return mixture_of_experts(x, router_logits, weights, self.spec)
 
     def compute_output_shape(self, input_shape):
         return input_shape
