@@ -106,6 +106,7 @@ def counts(config: ModelConfig) -> dict[str, int]:
     norm = "LayerNormalization" if config.norm is Norm.LAYER else "RMSNormalization"
     return {
         "GroupQueryAttention": config.num_layers,
+        "RotaryEmbedding": 2 * config.num_layers * (config.positions is not Positions.LEARNED),
         norm: norms,
         "Gelu": config.num_layers * (config.activation is not Activation.RELU),
         "MatMul": 4 * config.num_layers + 1,
@@ -167,8 +168,11 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, dropout=No
     del dropout  # never active while exporting
     batch_size, length = qkv.shape[:2]
     cache_shape = [batch_size, spec.num_key_value_heads, None, spec.head_dim]
-    tensors = [qkv, past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias, *inputs.rotation]
-    rotation = [6, 7, 8] if inputs.rotation else [None, None, None]
+    # Query, key and value side by side as the query alone, or one by one.
+    projections = [qkv] if spec.rotary is None else _rotated(qkv, inputs.rotation, spec)
+    tensors = [*projections, past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias]
+    first = [0, None, None] if spec.rotary is None else [0, 1, 2]
+    key, value, last_slot, num_slots, bias = range(len(projections), len(tensors))
     context, key, value = mark(
         "GroupQueryAttention",
         tensors,
@@ -178,13 +182,36 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, dropout=No
             (qkv.dtype, cache_shape),
         ],
         domain=MICROSOFT,
-        # query holds query, key and value side by side; key and value are left out.
-        slots=[0, None, None, 1, 2, 3, 4, *rotation, 5],
+        slots=[*first, key, value, last_slot, num_slots, None, None, None, bias],
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_key_value_heads,
         scale=spec.scale,
         local_window_size=-1 if spec.window is None else spec.window,
-        do_rotary=int(spec.rotary is not None),
-        rotary_interleaved=int(spec.rotary is not None and spec.rotary.interleaved),
     )
     return context, past._replace(key=key, value=value)
+
+
+def _rotated(qkv, rotation: tuple, spec: AttentionSpec) -> list:
+    """Query, key and value, the first two turned by their positions.
+
+    GroupQueryAttention could do it, but with an empty past it counts the slots of every row from 0 and does
+    not read the positions: padding on the left would turn the prompt otherwise than the tokens after it.
+    Besides, it takes only heads and rotated parts that are multiples of 16 wide, and no more slots in the
+    cache, padding included, than the table has rows.
+    """
+    cosines, sines, positions = rotation
+    heads = (spec.num_heads, spec.num_key_value_heads, spec.num_key_value_heads)
+    query, key, value = tf.split(qkv, [number * spec.head_dim for number in heads], axis=-1)
+
+    def turned(x, num_heads: int):
+        return mark(
+            "RotaryEmbedding",
+            [x, positions, cosines, sines],
+            [(x.dtype, x.shape)],
+            domain=MICROSOFT,
+            num_heads=num_heads,
+            rotary_embedding_dim=spec.rotary.dim,
+            interleaved=int(spec.rotary.interleaved),
+        )
+
+    return [turned(query, heads[0]), turned(key, heads[1]), value]
