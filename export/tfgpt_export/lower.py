@@ -230,8 +230,10 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, sinks=None
 def _rotated_heads(qkv, inputs: LoweredInputs, spec: AttentionSpec) -> list:
     """Query and key, turned, and value, each `[B, S, heads D]`.
 
-    The attention operator could turn them itself, but counts on from one position when it is given several
-    tokens, which is wrong for rows that are padded at their left.
+    The attention operator could turn them itself, but with an empty past it counts the slots of every row
+    from 0 and does not read the positions: padding on the left would turn a prompt otherwise than the tokens
+    after it. Besides, it takes only heads and rotated parts that are multiples of 16 wide, and no more slots
+    in the cache, padding included, than the table has rows.
     """
     numbers = [spec.num_heads, spec.num_key_value_heads, spec.num_key_value_heads]
     widths = [number * spec.head_dim for number in numbers]

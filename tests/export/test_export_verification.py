@@ -162,27 +162,6 @@ def test_a_model_that_is_not_there(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_banded_attention_and_grouped_heads_export(tmp_path):
-    """GPT-3's alternating pattern, heads that are not hidden / heads wide, a window shorter than the text."""
-    import tfgpt
-
-    config = tfgpt.ModelConfig(
-        vocabulary_size=61,
-        context_length=40,
-        num_layers=3,
-        num_heads=3,
-        hidden_dim=32,
-        head_dim=16,
-        family="gpt3",
-        attention_pattern=("global", "local"),
-        window=5,
-        initializer_range=0.3,
-    )
-    tfgpt.CausalLM(config).save_pretrained(tmp_path / "model")
-    artifact = export(tmp_path / "model", tmp_path / "export", precisions=("fp32",), saved_model=False)
-    assert artifact.verification[0]["max_relative_difference"] < 1e-5
-
-
 def test_saved_model_in_a_process_with_tensorflow_alone(exported, recorded, tmp_path):
     import subprocess
     import sys
