@@ -96,7 +96,7 @@ def test_sizes_of_the_wrong_kind(model_directory, key, value):
         ({"n_embd": 4 * 10**12}, ("[97, 24]",)),
         ({"vocab_size": 96}, ("'transformer.wte.weight'", "[97, 24]", "[96, 24]")),
         ({"vocab_size": 10**15}, ("[97, 24]",)),
-        ({"n_positions": 128}, ("wpe.weight", "[64, 24]", "[128, 24]")),
+        ({"n_positions": 128}, ("wpe.weight", "[80, 24]", "[128, 24]")),
         ({"n_inner": 95}, ("c_fc.weight", "[24, 96]", "[24, 95]")),
         ({"tie_word_embeddings": False}, ("lm_head.weight", "missing")),
         ({"tie_word_embeddings": "no"}, ("'no'", "tie_word_embeddings")),

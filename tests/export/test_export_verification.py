@@ -62,7 +62,7 @@ def test_genai_config_has_no_key_that_its_reader_refuses(exported):
         "num_hidden_layers": 11,
         "num_key_value_heads": 3,
     }
-    assert config["model"]["type"] == "decoder" and config["model"]["context_length"] == 64
+    assert config["model"]["type"] == "decoder" and config["model"]["context_length"] == 80
     assert config["search"]["top_k"] == 50
 
 

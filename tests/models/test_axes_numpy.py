@@ -1,11 +1,10 @@
 """Every axis of ModelConfig against a reference written from the equations, in NumPy, token by token."""
 
-import math
-
 import numpy as np
 import pytest
 
 import tfgpt
+from tests.fixtures.numpy_reference import Reference
 
 BASE = {
     "vocabulary_size": 31,
@@ -38,101 +37,6 @@ CASES = {
     "two_of_three_banded": {"attention_pattern": ("local", "global", "local"), "window": 5},
 }
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
-
-
-class Reference:
-    """One token at a time, one query at a time, float64; `weights` by their tfgpt names."""
-
-    def __init__(self, config, weights):
-        self.config, self.weights = config, weights
-
-    def logits(self, token_ids, mask):
-        """[batch, length, vocabulary]; rows of `mask` may begin or end with zeros."""
-        return np.stack(
-            [self._row(ids, real.astype(bool)) for ids, real in zip(token_ids, mask, strict=True)]
-        )
-
-    def _row(self, ids, real):
-        config = self.config
-        positions = [max(int(real[: i + 1].sum()) - 1, 0) for i in range(len(ids))]
-        x = self.weights["decoder/token_embedding/table"][ids]
-        if config.positions.value == "learned":
-            x = x + self.weights["decoder/position_embedding/table"][positions]
-        for layer in range(config.num_layers):
-            x = self._block(x, layer, positions, real)
-        if config.residual.value != "post_norm":
-            x = self._norm(x, "decoder/final_norm")
-        if config.tie_embeddings:
-            return x @ self.weights["decoder/token_embedding/table"].T
-        return self._linear(x, "head")
-
-    def _block(self, x, layer, positions, real):
-        name = f"decoder/block_{layer}"
-        kind = self.config.residual.value
-        if kind == "pre_norm":
-            x = x + self._attention(self._norm(x, f"{name}/attention_norm"), layer, positions, real)
-            return x + self._mlp(self._norm(x, f"{name}/mlp_norm"), name)
-        if kind == "post_norm":
-            x = self._norm(x + self._attention(x, layer, positions, real), f"{name}/attention_norm")
-            return self._norm(x + self._mlp(x, name), f"{name}/mlp_norm")
-        normed = self._norm(x, f"{name}/attention_norm")
-        fed = normed if kind == "parallel_one_norm" else self._norm(x, f"{name}/mlp_norm")
-        return x + self._attention(normed, layer, positions, real) + self._mlp(fed, name)
-
-    def _attention(self, x, layer, positions, real):
-        config, name = self.config, f"decoder/block_{layer}/attention"
-        heads, groups, width = config.num_heads, config.num_key_value_heads, config.head_dim
-        qkv = self._linear(x, f"{name}/qkv").reshape(len(x), heads + 2 * groups, width)
-        query, key, value = qkv[:, :heads], qkv[:, heads : heads + groups], qkv[:, heads + groups :]
-        scale = config.score_scale if config.score_scale is not None else 1 / math.sqrt(width)
-        if config.scale_by_inverse_layer:
-            scale /= layer + 1
-        kind = config.attention_pattern[layer % len(config.attention_pattern)].value
-        window = config.window if kind == "local" else len(x)
-        context = np.zeros((len(x), heads, width))
-        for i in range(len(x)):
-            visible = [j for j in range(len(x)) if j <= i and i - j < window and real[j]]
-            for head in range(heads):
-                group = head // (heads // groups)
-                turned = self._turn(query[i, head], positions[i])
-                scores = [scale * float(turned @ self._turn(key[j, group], positions[j])) for j in visible]
-                total = sum(math.exp(score) for score in scores)
-                for j, score in zip(visible, scores, strict=True):
-                    context[i, head] += math.exp(score) / total * value[j, group]
-        return self._linear(context.reshape(len(x), heads * width), f"{name}/output")
-
-    def _turn(self, vector, position):
-        config = self.config
-        if config.positions.value == "learned":
-            return vector
-        size = config.rotary_dim or config.head_dim
-        turned = vector.copy()
-        for pair in range(size // 2):
-            angle = position * config.rotary_base ** (-2 * pair / size)
-            interleaved = config.positions.value == "rotary_interleaved"
-            a, b = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + size // 2)
-            turned[a] = vector[a] * math.cos(angle) - vector[b] * math.sin(angle)
-            turned[b] = vector[a] * math.sin(angle) + vector[b] * math.cos(angle)
-        return turned
-
-    def _mlp(self, x, name):
-        function = {
-            "gelu": lambda z: z * 0.5 * (1 + math.erf(z / math.sqrt(2))),
-            "gelu_tanh": lambda z: 0.5 * z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
-            "relu": lambda z: max(z, 0.0),
-        }[self.config.activation.value]
-        return self._linear(np.vectorize(function)(self._linear(x, f"{name}/mlp/up")), f"{name}/mlp/down")
-
-    def _norm(self, x, name):
-        if self.config.norm.value == "rms":
-            mean_square = (x**2).mean(axis=-1, keepdims=True)
-            return x / np.sqrt(mean_square + self.config.norm_epsilon) * self.weights[f"{name}/scale"]
-        centred = x - x.mean(axis=-1, keepdims=True)
-        y = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self.config.norm_epsilon)
-        return y * self.weights[f"{name}/scale"] + self.weights[f"{name}/offset"]
-
-    def _linear(self, x, name):
-        return x @ self.weights[f"{name}/kernel"] + self.weights.get(f"{name}/bias", 0.0)
 
 
 @pytest.fixture(scope="module", params=CASES)
