@@ -1,52 +1,77 @@
-"""The same numbers on KERAS_BACKEND=jax: a fresh process reads the recorded directories."""
+"""The same numbers on KERAS_BACKEND=jax: a fresh process reads the recorded directories of all families."""
 
 import json
 
 import pytest
 
+from tests.fixtures.tiny_models import BASES, TINY_MODELS, TRAINED
+
+# One process, since importing and starting JAX costs more than a model. Everything is compiled: JAX compiles
+# the operations of an eager model one by one.
 CODE = """
 import json
+import sys
 import jax
 import numpy as np
 import keras
 import tfgpt
+from tests.fixtures.tiny_models import TINY_MODELS, TRAINED
+from tfgpt.generation.options import GenerationOptions
 
 assert keras.config.backend() == "jax"
 report = {}
-for name in ("base", "untied"):
-    directory = f"tests/fixtures/gpt2/{name}"
-    model = tfgpt.CausalLM.from_pretrained(directory)
-    # Compiled: JAX compiles every operation of an eager model one by one.
+
+def gap(a, b):
+    return float(np.abs(np.asarray(a, "float32") - b).max())
+
+def parity(name):
+    model = tfgpt.CausalLM.from_pretrained(f"tests/fixtures/{name}")
     run = jax.jit(lambda token_ids, mask=None, cache=None: model(token_ids, mask=mask, cache=cache))
-    expected = np.load(directory + "/expected.npz", allow_pickle=False)
+    with np.load(f"tests/fixtures/{name}/expected.npz", allow_pickle=False) as file:
+        expected = dict(file)
     token_ids, mask = expected["token_ids"], expected["left_mask"]
     real = mask.astype(bool)
-    def gap(a, b):
-        return float(np.abs(np.asarray(a) - b).max())
     report[f"{name} plain"] = gap(run(token_ids), expected["logits"])
-    if name == "base":
-        continue
     padded = np.asarray(run(token_ids * mask, mask=mask))
     report[f"{name} padded"] = gap(padded[real], expected["left_logits"][real])
-    for capacity in (None, 16):
-        cache, start = model.empty_cache(3, capacity), 0
-        for size in (4, 1, 7):
+    if not name.endswith("/base"):
+        return
+    for capacity, sizes in ((None, (4, 8)), (16, (4, 1, 7))):
+        cache, start, worst = model.empty_cache(3, capacity), 0, 0.0
+        for size in sizes:
             part, cache = run(token_ids[:, start : start + size], cache=cache)
-            worst = gap(part, expected["logits"][:, start : start + size])
-            key = f"{name} cache {capacity}"
-            report[key] = max(report.get(key, 0.0), worst)
+            worst = max(worst, gap(part, expected["logits"][:, start : start + size]))
             start += size
-model = tfgpt.CausalLM(tfgpt.ModelConfig(11, 8, 1, 2, 8, dropout=0.1))
-model.compile(optimizer="adamw")
-x = np.random.default_rng(0).integers(0, 11, (8, 8))
-history = model.fit(x, x, epochs=3, batch_size=4, verbose=0).history["loss"]
-report["loss falls"] = 0.0 if history[-1] < history[0] else 1.0
+        report[f"{name} cache {capacity}"] = worst
+    prompt = token_ids[0].tolist()
+    (text,) = model.generate([prompt], GenerationOptions(max_new_tokens=64, end_of_text_ids=()))
+    report[f"{name} greedy"] = gap(text.token_ids, expected["greedy"][0])
+
+def training(name, directory):
+    x = (np.arange(16)[:, None] + np.arange(13)) % 50
+    for dtype in ("float32", "mixed_bfloat16"):
+        model = tfgpt.CausalLM.from_pretrained(f"tests/fixtures/{name}", dtype=dtype)
+        model.compile(keras.optimizers.AdamW(0.01))
+        losses = model.fit(x[:, :-1], x[:, 1:], batch_size=8, epochs=5, verbose=0).history["loss"]
+        report[f"{name} {dtype} loss falls"] = 0.0 if losses[-1] < 0.8 * losses[0] else losses[-1]
+        if dtype == "float32":
+            model.save(directory + "/model.keras")
+            again = keras.models.load_model(directory + "/model.keras")
+            report[f"{name} keras file"] = max(
+                gap(b, np.asarray(a)) for a, b in zip(model.weights, again.weights, strict=True)
+            )
+
+for name in TINY_MODELS:
+    parity(name)
+    if name in TRAINED:
+        training(name, DIRECTORY)
 print(json.dumps(report))
 """
 
 
-def test_recorded_logits_and_fit(python):
+def test_all_families(python, tmp_path):
     pytest.importorskip("jax")
-    report = json.loads(python(CODE, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu").splitlines()[-1])
-    assert len(report) == 6
+    code = CODE.replace("DIRECTORY", repr(str(tmp_path)))
+    report = json.loads(python(code, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu").splitlines()[-1])
+    assert len(report) == 2 * len(TINY_MODELS) + 3 * len(BASES) + 3 * len(TRAINED)
     assert {name: gap for name, gap in report.items() if not gap <= 1e-5} == {}

@@ -34,7 +34,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request, tmp_path_factory):
-    """(transformers' model, tfgpt's from the directory that transformers saved), other weights than recorded."""
+    """(transformers' model, tfgpt's from the directory that it saved); not the recorded weights."""
     theirs = tiny_model(request.param, seed=50)
     directory = tmp_path_factory.mktemp("theirs")
     theirs.save_pretrained(directory)
@@ -75,7 +75,7 @@ def test_gradients_of_the_loss(pair, rng):
     with tf.GradientTape() as tape:
         losses = keras.ops.sparse_categorical_crossentropy(y, ours(x), from_logits=True)
         mean = keras.ops.mean(losses)
-    np.testing.assert_allclose(float(mean), float(loss), rtol=1e-6)
+    np.testing.assert_allclose(float(mean), loss.item(), rtol=1e-6)
     gradients = tape.gradient(mean, [variable.value for variable in named.values()])
     here = dict(zip(named, map(tf.convert_to_tensor, gradients), strict=True))
     one = family(ours.config.family)
