@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -308,3 +309,60 @@ def test_any_header_of_safetensors_is_refused_or_read(shared_directory, sound, d
         damaged = struct.pack("<Q", len(text)) + text + whole[8 + size :]
     write(shared_directory, {**sound, "model.safetensors": damaged})
     loads_or_refuses(shared_directory)
+
+
+@pytest.fixture(scope="module")
+def sound_shards(fixtures_directory, tmp_path_factory):
+    """The bytes of a small sound directory of several shards."""
+    directory = tmp_path_factory.mktemp("shards")
+    source = fixtures_directory / "gpt2" / "unscaled"
+    tfgpt.CausalLM.from_pretrained(source).save_pretrained(directory / "model", max_shard_size=4_000)
+    return {path.name: path.read_bytes() for path in (directory / "model").iterdir()}
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_index_of_shards_is_refused_or_read(tmp_path_factory, sound_shards, data):
+    directory = tmp_path_factory.mktemp("index")
+    index = json.loads(sound_shards["model.safetensors.index.json"])
+    names = sorted(index["weight_map"])
+    files = st.sampled_from([*sorted(sound_shards), "../x.safetensors", "gone.safetensors"])
+    kind = data.draw(st.sampled_from(["file", "value", "left out", "map", "whole", "bytes"]))
+    if kind == "file":
+        index["weight_map"][data.draw(st.sampled_from([*names, "more"]))] = data.draw(files)
+    elif kind == "value":
+        index["weight_map"][data.draw(st.sampled_from(names))] = data.draw(_JSON)
+    elif kind == "left out":
+        del index["weight_map"][data.draw(st.sampled_from(names))]
+    elif kind == "map":
+        index["weight_map"] = data.draw(_JSON)
+    text = json.dumps(data.draw(_JSON) if kind == "whole" else index).encode()
+    if kind == "bytes":
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + data.draw(st.binary(max_size=4)) + text[at + 1 :]
+    write(directory, {**sound_shards, "model.safetensors.index.json": text})
+    loads_or_refuses(directory)
+
+
+@pytest.mark.parametrize("promised", [2**62, 2**40, 2**31], ids=["exabytes", "terabytes", "gigabytes"])
+@pytest.mark.parametrize("place", ["header", "offsets", "shape"])
+def test_promises_of_huge_tensors_take_no_memory(model_directory, promised, place):
+    """What a header promises is held against the file before anything of that size is made."""
+    path = model_directory / "model.safetensors"
+    whole = path.read_bytes()
+    (size,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + size])
+    entry = header["transformer.wte.weight"]
+    if place == "offsets":
+        entry["data_offsets"] = [0, promised]
+    elif place == "shape":
+        entry["shape"] = [promised // 4, 1]
+    text = json.dumps(header).encode()
+    length = promised if place == "header" else len(text)
+    path.write_bytes(struct.pack("<Q", length) + text + whole[8 + size :])
+    tracemalloc.start()
+    try:
+        refused(model_directory, "model.safetensors")
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()

@@ -201,3 +201,57 @@ def test_convert_keeps_generation_config_and_takes_a_dtype(model_directory, tmp_
     whole = tfgpt.CausalLM.from_pretrained(model_directory, dtype="bfloat16").named_weights()
     for name, weight in tfgpt.CausalLM.from_pretrained(target, dtype="bfloat16").named_weights().items():
         np.testing.assert_array_equal(np.asarray(weight).view("u2"), np.asarray(whole[name]).view("u2"))
+
+
+@pytest.fixture(scope="module")
+def sound_gpt2(tmp_path_factory):
+    """The bytes of a sound GPT-2 directory of OpenAI's, made without transformers."""
+    directory = tmp_path_factory.mktemp("gpt2")
+    random = np.random.default_rng(0)
+    shapes = {"wte.weight": (61, 24), "wpe.weight": (16, 24), "ln_f.weight": (24,), "ln_f.bias": (24,)}
+    block = {"w": (24, 24), "b": (24,), "g": (24,)}
+    shapes |= {f"h.{i}.{ours}": block[name[-1]] for i in range(LAYERS) for name, ours in BLOCK.items()}
+    write_gpt2(directory, {name: random.normal(size=shape).astype("f") for name, shape in shapes.items()})
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def reads_or_refuses(directory, files):
+    """Opens a directory and reads every tensor; nothing but InputError, in one line, may come out."""
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    try:
+        found = format_of(directory)
+        found.read_config(directory)
+        reader = found.reader(directory)
+        for name in reader.names():
+            reader.read(name)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return False
+    return True
+
+
+def test_the_sound_directory_is_read(sound_gpt2, tmp_path):
+    assert reads_or_refuses(tmp_path, sound_gpt2)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_bytes_of_a_tensorflow_checkpoint_are_read_or_refused(tmp_path_factory, sound_gpt2, data):
+    name = data.draw(st.sampled_from(["model.ckpt.index", "model.ckpt.data-00000-of-00001"]))
+    whole = sound_gpt2[name]
+    at = data.draw(st.integers(0, len(whole)))
+    length = data.draw(st.sampled_from([0, 1, 4, len(whole)]))  # inserted, replaced, or cut off
+    damaged = whole[:at] + data.draw(st.binary(max_size=4)) + whole[at + length :]
+    reads_or_refuses(tmp_path_factory.mktemp("any"), {**sound_gpt2, name: damaged})
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_any_hparams_are_read_or_refused(tmp_path_factory, sound_gpt2, data):
+    values = json.loads(sound_gpt2["hparams.json"])
+    values.update(data.draw(st.dictionaries(st.sampled_from(sorted(values)), _SHAPES, max_size=2)))
+    text = json.dumps(data.draw(st.sampled_from([values, [values], None]))).encode()
+    at = data.draw(st.integers(0, len(text)))
+    text = text[:at] + data.draw(st.sampled_from([b"", b"\xff", b"}"])) + text[at:]
+    reads_or_refuses(tmp_path_factory.mktemp("any"), {**sound_gpt2, "hparams.json": text})
