@@ -3,7 +3,6 @@
 import numpy as np
 import onnxruntime
 import pytest
-
 from tests.fixtures.record_gpt_oss import VARIANTS
 
 HEAD_DIM = 16
