@@ -71,7 +71,7 @@ def model_directory(gpt2_directory, tmp_path):
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def python():
     """Runs Python code in a fresh process and returns its standard output.
 
