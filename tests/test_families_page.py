@@ -1,4 +1,4 @@
-"""docs/families.md: a row for every family, and commands that select tests which exist, for each family named."""
+"""docs/families.md: a row for every family, and commands that select tests that exist, for each family."""
 
 import re
 import shlex

@@ -8,6 +8,8 @@ The published experts are MXFP4 blocks; they are read into floats, and floats ar
 balances the experts (`router_aux_loss_coef`) is not covered.
 """
 
+import dataclasses
+
 import numpy as np
 
 from tfgpt.checkpoints.mxfp4 import MXFP4
@@ -242,6 +244,8 @@ def write_particulars(config: ModelConfig) -> dict:
     if config.yarn is not None:
         rotary = {"rope_type": "yarn"}
         rotary |= {theirs: getattr(config.yarn, ours) for theirs, ours in _YARN_KEYS.items()}
+        if config.yarn == dataclasses.replace(config.yarn, attention_factor=None):
+            del rotary["attention_factor"]  # the one that follows from the factor
     _, attention, _ = config.rates
     return {
         "hidden_act": "silu",
