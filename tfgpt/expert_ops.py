@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from tfgpt.ops import clamped_swiglu, named_operation
+from tfgpt.ops import at_least_float32, clamped_swiglu, named_operation
 
 # See docs/experiments.md for other sizes of a block.
 BLOCKS_PER_EXPERT = 1
@@ -84,7 +84,8 @@ def mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureSp
     answers = _linear_by_block(hidden, weights.down_kernel, weights.down_bias, blocks.experts)
     answers = ops.take(ops.reshape(answers, (-1, x.shape[-1])), blocks.places, axis=0)  # [P, E]
     answers = ops.reshape(answers, (-1, spec.num_experts_per_token, x.shape[-1]))  # [N, k, E]
-    return ops.reshape(ops.sum(answers * shares[:, :, None], axis=1), ops.shape(x))
+    total = ops.sum(at_least_float32(answers) * at_least_float32(shares)[:, :, None], axis=1)  # [N, E]
+    return ops.cast(ops.reshape(total, ops.shape(x)), x.dtype)
 
 
 class _Blocks(NamedTuple):

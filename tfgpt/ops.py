@@ -81,7 +81,7 @@ def lookup(table, indices):
 @named_operation
 def layer_norm(x, scale, offset, epsilon: float):
     """Layer normalisation over the last axis (Ba et al. 2016, equation 4), in float32 at least."""
-    y = _at_least_float32(x)
+    y = at_least_float32(x)
     mean = ops.mean(y, axis=-1, keepdims=True)
     centred = ops.subtract(y, mean)
     variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
@@ -95,7 +95,7 @@ def rms_norm(x, scale, epsilon: float):
 
     In float32 at least, the scale included: rounded once, as transformers' GptOssRMSNorm does.
     """
-    y = _at_least_float32(x)
+    y = at_least_float32(x)
     y = ops.multiply(y, ops.rsqrt(ops.add(ops.mean(ops.square(y), axis=-1, keepdims=True), epsilon)))
     return ops.cast(ops.multiply(y, ops.cast(scale, y.dtype)), x.dtype)
 
@@ -105,12 +105,13 @@ def clamped_swiglu(x, alpha: float, limit: float):
     """Gated activation of gpt-oss, `[..., 2 I]` -> `[..., I]`: gates and values alternate in the last axis.
 
     `(value + 1) gate sigmoid(alpha gate)`, the gate at most `limit`, the value within it on both sides
-    (arXiv 2508.10925; transformers' GptOssExperts._apply_gate).
+    (arXiv 2508.10925; transformers' GptOssExperts._apply_gate). In float32 at least: `alpha` has no place
+    in 8 bits.
     """
-    pairs = ops.reshape(x, (*ops.shape(x)[:-1], x.shape[-1] // 2, 2))
+    pairs = ops.reshape(at_least_float32(x), (*ops.shape(x)[:-1], x.shape[-1] // 2, 2))
     gate = ops.minimum(pairs[..., 0], limit)
     value = ops.clip(pairs[..., 1], -limit, limit)
-    return (value + 1) * (gate * ops.sigmoid(gate * alpha))
+    return ops.cast((value + 1) * (gate * ops.sigmoid(gate * alpha)), x.dtype)
 
 
 @named_operation
@@ -229,9 +230,9 @@ def attention_probabilities(query, keys, visible, spec: AttentionSpec, sinks=Non
     scores = ops.matmul(_group(query, spec, length), ops.transpose(keys, (0, 1, 3, 2)))  # [B, K, G S, T]
     scores = ops.reshape(scores, (-1, spec.num_heads, length, ops.shape(keys)[2]))  # [B, H, S, T]
     # Finite, so that a row with nothing to look at (padding) gives equal weights and not NaN.
-    scores = ops.where(visible, _at_least_float32(scores), -1e9)
+    scores = ops.where(visible, at_least_float32(scores), -1e9)
     if sinks is not None:
-        return ops.cast(_softmax_beside(scores, _at_least_float32(sinks)[:, None, None]), query.dtype)
+        return ops.cast(_softmax_beside(scores, at_least_float32(sinks)[:, None, None]), query.dtype)
     if scores.shape[-1] == 1:
         # The first token alone. Keras warns of a softmax over a single score, which is 1.
         return ops.ones_like(scores, dtype=query.dtype)
@@ -254,6 +255,6 @@ def _group(x, spec: AttentionSpec, length):
     return ops.reshape(x, (-1, spec.num_key_value_heads, groups * length, ops.shape(x)[3]))
 
 
-def _at_least_float32(x):
+def at_least_float32(x):
     """Half precision is widened for sums and exponentials; float32 and float64 stay."""
     return ops.cast(x, "float32") if x.dtype in ("float16", "bfloat16") else x
