@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 
 # The last two parts of a name in GPT-1's and GPT-2's blocks -> Hugging Face's, within `h.{layer}.`.
 BLOCK = {
@@ -176,8 +176,9 @@ def _open_parts(directory: Path) -> list[np.ndarray]:
         except FileNotFoundError:
             raise InputError(f"{path} is missing: download it again") from None
         except (OSError, ValueError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} is not a whole numpy file ({reason}): download it again") from None
+            raise InputError(
+                f"{path} is not a whole numpy file ({one_line(error)}): download it again"
+            ) from None
         if part.ndim != 1 or part.dtype != np.float32:
             raise InputError(f"{path} is {part.dtype} of shape {part.shape}: expected one row of float32")
         parts.append(part)
@@ -201,8 +202,7 @@ def _open_checkpoint(path: Path):
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return f"{path} is not a whole TensorFlow checkpoint ({reason}): download it again"
+    return f"{path} is not a whole TensorFlow checkpoint ({one_line(error)}): download it again"
 
 
 def _gpt2_name(name: str) -> str:
