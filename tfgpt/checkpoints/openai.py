@@ -57,12 +57,12 @@ class NumpyShards:
     def __init__(self, directory: Path):
         self.directory = Path(directory)
         shapes = _read_shapes(self.directory / GPT1_SHAPES)
-        num_layers = (len(shapes) - len(GPT1_FIRST)) // len(BLOCK)
+        self.num_layers = (len(shapes) - len(GPT1_FIRST)) // len(BLOCK)
         names = (
             *GPT1_FIRST,
-            *(f"h.{layer}.{name}" for layer in range(num_layers) for name in BLOCK.values()),
+            *(f"h.{layer}.{name}" for layer in range(self.num_layers) for name in BLOCK.values()),
         )
-        if len(names) != len(shapes) or not num_layers:
+        if len(names) != len(shapes) or not self.num_layers:
             raise InputError(
                 f"{self.directory / GPT1_SHAPES} has {len(shapes)} shapes: expected {len(GPT1_FIRST)}, and "
                 f"{len(BLOCK)} for each layer"
