@@ -8,6 +8,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: Exception) -> str:
+    """What another library says, on one line and not too long, to go into a message of our own."""
+    return " ".join(str(error).split())[:300]
+
+
 def nearest(word: str, choices) -> str:
     """`"; did you mean 'x'?"` for the closest of `choices`, or the list of choices when none is close."""
     from difflib import get_close_matches

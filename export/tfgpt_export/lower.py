@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfgpt.config import Activation, ModelConfig, Norm, Positions, Residual
+from tfgpt.config import Activation, ModelConfig, Norm, Positions
 from tfgpt.errors import InputError
 from tfgpt.expert_ops import ExpertWeights, MixtureSpec
+from tfgpt.families.counting import count_norms
 from tfgpt.ops import AttentionSpec
 from tfgpt.rotary import RotarySpec
 
@@ -105,8 +106,6 @@ def check_config(config: ModelConfig) -> None:
 
 def counts(config: ModelConfig) -> dict[str, int]:
     """How many of each lowered operator a graph of this config must have."""
-    norms = {Residual.POST_NORM: 2, Residual.PARALLEL_ONE_NORM: 1}.get(config.residual, 2) * config.num_layers
-    norms += config.residual is not Residual.POST_NORM
     gelus = config.activation in (Activation.GELU, Activation.GELU_TANH)
     # Queries with keys and values, output, and an MLP's two; and the head.
     products = (4 if config.num_experts is None else 2) * config.num_layers + 1
@@ -114,7 +113,7 @@ def counts(config: ModelConfig) -> dict[str, int]:
     return {
         "GroupQueryAttention": config.num_layers,
         "RotaryEmbedding": 2 * config.num_layers * (config.positions is not Positions.LEARNED),
-        norm: norms,
+        norm: count_norms(config),
         "Gelu": config.num_layers * gelus,
         "MoE": config.num_layers * (config.num_experts is not None),
         "Gemm": config.num_layers * (config.num_experts is not None),

@@ -218,23 +218,6 @@ def test_every_choice_of_a_config_json_round_trips(name):
     assert spelled_out(again) == spelled_out(config)
 
 
-def test_gpt3_banded_patterns_round_trip():
-    config = ModelConfig(
-        100,
-        64,
-        3,
-        4,
-        32,
-        family="gpt3",
-        head_dim=12,
-        attention_pattern=("local", "global", "local"),
-        window=7,
-    )
-    again = family("gpt3").read_config(family("gpt3").write_config(config))
-    assert again.attention_pattern == config.attention_pattern
-    assert (again.window, again.head_dim) == (7, 12)
-
-
 def test_what_is_not_used_may_be_anything():
     """A band that no layer has, a pattern spelled twice, rotary numbers of a model with learned positions."""
     config = ModelConfig(

@@ -34,6 +34,11 @@ def read_model_config(directory: Path) -> tuple[Family, ModelConfig]:
     if "model_type" not in values:
         raise InputError(f"{path} has no 'model_type': expected one such as 'gpt2'")
     _check_quantization(path, values.get("quantization_config"))
+    return config_of_values(values, path)
+
+
+def config_of_values(values: dict, path: Path) -> tuple[Family, ModelConfig]:
+    """The family and the config of what `path` states, in the keys of config.json; errors name `path`."""
     try:
         found = family_of_model_type(values["model_type"])
         return found, found.read_config(values)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 
 # The last two parts of a name in GPT-1's and GPT-2's blocks -> Hugging Face's, within `h.{layer}.`.
 BLOCK = {
@@ -57,12 +57,12 @@ class NumpyShards:
     def __init__(self, directory: Path):
         self.directory = Path(directory)
         shapes = _read_shapes(self.directory / GPT1_SHAPES)
-        num_layers = (len(shapes) - len(GPT1_FIRST)) // len(BLOCK)
+        self.num_layers = (len(shapes) - len(GPT1_FIRST)) // len(BLOCK)
         names = (
             *GPT1_FIRST,
-            *(f"h.{layer}.{name}" for layer in range(num_layers) for name in BLOCK.values()),
+            *(f"h.{layer}.{name}" for layer in range(self.num_layers) for name in BLOCK.values()),
         )
-        if len(names) != len(shapes) or not num_layers:
+        if len(names) != len(shapes) or not self.num_layers:
             raise InputError(
                 f"{self.directory / GPT1_SHAPES} has {len(shapes)} shapes: expected {len(GPT1_FIRST)}, and "
                 f"{len(BLOCK)} for each layer"
@@ -176,8 +176,9 @@ def _open_parts(directory: Path) -> list[np.ndarray]:
         except FileNotFoundError:
             raise InputError(f"{path} is missing: download it again") from None
         except (OSError, ValueError, SyntaxError, OverflowError, RecursionError, MemoryError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} is not a whole numpy file ({reason}): download it again") from None
+            raise InputError(
+                f"{path} is not a whole numpy file ({one_line(error)}): download it again"
+            ) from None
         if part.ndim != 1 or part.dtype != np.float32:
             raise InputError(f"{path} is {part.dtype} of shape {part.shape}: expected one row of float32")
         parts.append(part)
@@ -201,8 +202,7 @@ def _open_checkpoint(path: Path):
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return f"{path} is not a whole TensorFlow checkpoint ({reason}): download it again"
+    return f"{path} is not a whole TensorFlow checkpoint ({one_line(error)}): download it again"
 
 
 def _gpt2_name(name: str) -> str:

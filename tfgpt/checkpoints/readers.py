@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tfgpt.checkpoints.arrays import empty_aligned
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -138,10 +138,9 @@ def _header(path: Path) -> list[tuple[str, _Stored]]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the index lists it; download the directory again") from None
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
         size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
         raise InputError(
-            f"{path}{size} is not a whole safetensors file ({reason}): download it again"
+            f"{path}{size} is not a whole safetensors file ({one_line(error)}): download it again"
         ) from None
     places = []
     for name, dtype, shape in found:

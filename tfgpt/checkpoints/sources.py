@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tfgpt.checkpoints.directory import CONFIG_FILE, TOKENIZER_FILES, read_model_config
-from tfgpt.checkpoints.openai import BLOCK, GPT1_FIRST, GPT1_SHAPES, NumpyShards, TensorFlowCheckpoint
+from tfgpt.checkpoints.directory import CONFIG_FILE, TOKENIZER_FILES, config_of_values, read_model_config
+from tfgpt.checkpoints.openai import GPT1_FIRST, GPT1_SHAPES, NumpyShards, TensorFlowCheckpoint
 from tfgpt.checkpoints.readers import Reader, TensorReader
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
-from tfgpt.families.registry import family_of_model_type
 from tfgpt.files import read_json
 
 GPT2_HPARAMS = "hparams.json"
@@ -33,7 +31,7 @@ class Format:
 
     Args:
         title: as people say it.
-        marks: files that only this format has.
+        mark: a file that only this format has.
         read_config: a directory's family and config.
         reader: opens its tensors, under the names of the family's table.
         tokenizer: file in the directory -> its name in a model directory.
@@ -41,7 +39,7 @@ class Format:
     """
 
     title: str
-    marks: tuple[str, ...]
+    mark: str
     read_config: Callable[[Path], tuple[Family, ModelConfig]]
     reader: Callable[[Path], Reader]
     tokenizer: dict[str, str]
@@ -57,7 +55,7 @@ def _read_gpt2_config(directory: Path) -> tuple[Family, ModelConfig]:
     values = {theirs: hparams[key] for key, theirs in _GPT2_KEYS.items()}
     encoder = directory / "encoder.json"
     end = read_json(encoder).get(_END_OF_TEXT) if encoder.exists() else None
-    return _config({"model_type": "gpt2", **values, "bos_token_id": end, "eos_token_id": end}, path)
+    return config_of_values({"model_type": "gpt2", **values, "bos_token_id": end, "eos_token_id": end}, path)
 
 
 def _read_gpt1_config(directory: Path) -> tuple[Family, ModelConfig]:
@@ -69,29 +67,21 @@ def _read_gpt1_config(directory: Path) -> tuple[Family, ModelConfig]:
         "vocab_size": tokens[0],
         "n_embd": tokens[-1],
         "n_head": _GPT1_HEADS,
-        "n_layer": (len(reader.names()) - len(GPT1_FIRST)) // len(BLOCK),
+        "n_layer": reader.num_layers,
     }
-    return _config(values, directory / GPT1_SHAPES)
-
-
-def _config(values: dict[str, Any], path: Path) -> tuple[Family, ModelConfig]:
-    found = family_of_model_type(values["model_type"])
-    try:
-        return found, found.read_config(values)
-    except InputError as error:
-        raise InputError(f"{path}: {str(error).removeprefix('config.json: ')}") from None
+    return config_of_values(values, directory / GPT1_SHAPES)
 
 
 HUGGING_FACE = Format(
     title="Hugging Face",
-    marks=(CONFIG_FILE,),
+    mark=CONFIG_FILE,
     read_config=read_model_config,
     reader=TensorReader,
     tokenizer={name: name for name in TOKENIZER_FILES},
 )
 OPENAI_GPT1 = Format(
     title="OpenAI's GPT-1",
-    marks=(GPT1_SHAPES,),
+    mark=GPT1_SHAPES,
     read_config=_read_gpt1_config,
     reader=NumpyShards,
     tokenizer={"encoder_bpe_40000.json": "vocab.json", "vocab_40000.bpe": "merges.txt"},
@@ -99,7 +89,7 @@ OPENAI_GPT1 = Format(
 )
 OPENAI_GPT2 = Format(
     title="OpenAI's GPT-2",
-    marks=(GPT2_HPARAMS,),
+    mark=GPT2_HPARAMS,
     read_config=_read_gpt2_config,
     reader=TensorFlowCheckpoint,
     tokenizer={"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"},
@@ -112,10 +102,10 @@ def format_of(directory: Path) -> Format:
     """The format of a directory, by its files.
 
     Raises:
-        InputError: it has the marks of none.
+        InputError: it has the mark of none.
     """
     for each in FORMATS:
-        if all((Path(directory) / mark).exists() for mark in each.marks):
+        if (Path(directory) / each.mark).exists():
             return each
-    marks = "; ".join(f"{each.title}: {', '.join(each.marks)}" for each in FORMATS)
+    marks = "; ".join(f"{each.title}: {each.mark}" for each in FORMATS)
     raise InputError(f"{directory} is no checkpoint that tfgpt knows: expected one of ({marks})")

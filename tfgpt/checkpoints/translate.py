@@ -140,14 +140,29 @@ class Weight(NamedTuple):
         return math.prod(self.shape)
 
 
-class Published(NamedTuple):
-    """Tensors that one weight becomes: (name, shape, dtype) of each beforehand, and how to read them."""
+class TensorSpec(NamedTuple):
+    """What a file's header says of one tensor; the dtype by NumPy's name."""
 
-    specs: tuple[tuple[str, tuple[int, ...], str], ...]
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensor in the file."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class PublishedTensors(NamedTuple):
+    """The tensors that one weight becomes: known beforehand, read when their turn comes."""
+
+    specs: tuple[TensorSpec, ...]
     read: Callable[[], list[np.ndarray]]
 
 
-def published_tensors(weights: dict[str, Weight], family: Family, config: ModelConfig) -> list[Published]:
+def published_tensors(
+    weights: dict[str, Weight], family: Family, config: ModelConfig
+) -> list[PublishedTensors]:
     """The inverse of `read_weights`: what every row of the table writes.
 
     Wider dtypes come first, so that every tensor of a file stands at a multiple of its own width.
@@ -165,11 +180,11 @@ def published_tensors(weights: dict[str, Weight], family: Family, config: ModelC
     return [_published(rule, weights[rule.target], family) for rule in rules]
 
 
-def _published(rule: Rule, weight: Weight, family: Family) -> Published:
+def _published(rule: Rule, weight: Weight, family: Family) -> PublishedTensors:
     # One element seen from everywhere: an array of that shape which takes no memory.
     shapes = rule.transform.inverse([np.broadcast_to(np.zeros((), weight.dtype), weight.shape)])
     specs = tuple(
-        (family.published_name(name), each.shape, each.dtype.name)
+        TensorSpec(family.published_name(name), each.shape, each.dtype.name)
         for name, each in zip(rule.sources, shapes, strict=True)
     )
-    return Published(specs, lambda: rule.transform.inverse([weight.read()]))
+    return PublishedTensors(specs, lambda: rule.transform.inverse([weight.read()]))

@@ -7,7 +7,6 @@ tests.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +14,13 @@ import numpy as np
 
 from tfgpt.checkpoints.arrays import laid_out
 from tfgpt.checkpoints.readers import DTYPES, INDEX_FILE, SINGLE_FILE
-from tfgpt.checkpoints.translate import Published
+from tfgpt.checkpoints.translate import PublishedTensors, TensorSpec
 from tfgpt.errors import InputError
 from tfgpt.files import write_json
 
 # transformers writes this and refuses files that lack it.
 _METADATA = {"format": "pt"}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-
-# (name, shape, dtype) of a tensor, as in `Published`.
-Spec = tuple[str, tuple[int, ...], str]
 
 
 def check_shard_size(max_shard_size: int) -> None:
@@ -33,7 +29,7 @@ def check_shard_size(max_shard_size: int) -> None:
         raise InputError(f"found max_shard_size={max_shard_size}, expected a number of bytes of at least 1")
 
 
-def write_tensors(published: list[Published], directory: Path, max_shard_size: int) -> None:
+def write_tensors(published: list[PublishedTensors], directory: Path, max_shard_size: int) -> None:
     """Writes tensors into `directory`, starting a new shard whenever one would exceed `max_shard_size` bytes.
 
     One file is called `model.safetensors`; several come with `model.safetensors.index.json`.
@@ -47,34 +43,30 @@ def write_tensors(published: list[Published], directory: Path, max_shard_size: i
     for name, specs in zip(names, shards, strict=True):
         _write_file(directory / name, specs, tensors)
     if len(shards) > 1:
-        total = sum(_num_bytes(spec) for specs in shards for spec in specs)
-        weight_map = {spec[0]: name for name, specs in zip(names, shards, strict=True) for spec in specs}
+        total = sum(spec.num_bytes for specs in shards for spec in specs)
+        weight_map = {spec.name: name for name, specs in zip(names, shards, strict=True) for spec in specs}
         write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _shards(specs: list[Spec], max_shard_size: int) -> list[list[Spec]]:
-    shards: list[list[Spec]] = [[]]
+def _shards(specs: list[TensorSpec], max_shard_size: int) -> list[list[TensorSpec]]:
+    shards: list[list[TensorSpec]] = [[]]
     size = 0
     for spec in specs:
-        if shards[-1] and size + _num_bytes(spec) > max_shard_size:
+        if shards[-1] and size + spec.num_bytes > max_shard_size:
             shards.append([])
             size = 0
         shards[-1].append(spec)
-        size += _num_bytes(spec)
+        size += spec.num_bytes
     return shards
 
 
-def _num_bytes(spec: Spec) -> int:
-    _, shape, dtype = spec
-    return math.prod(shape) * np.dtype(dtype).itemsize
-
-
-def _write_file(path: Path, specs: list[Spec], tensors: Iterator[np.ndarray]) -> None:
+def _write_file(path: Path, specs: list[TensorSpec], tensors: Iterator[np.ndarray]) -> None:
     header: dict = {"__metadata__": _METADATA}
     end = 0
-    for name, shape, dtype in specs:
-        start, end = end, end + _num_bytes((name, shape, dtype))
-        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    for spec in specs:
+        start, end = end, end + spec.num_bytes
+        place = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+        header[spec.name] = place
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
     with path.open("wb", buffering=0) as file:

@@ -1,8 +1,6 @@
-"""How many parameters a model has, from its config alone. Loads no TensorFlow."""
+"""How many parameters and norms a model has, from its config alone. Loads no TensorFlow."""
 
 from tfgpt.config import Activation, ModelConfig, Norm, Positions, Residual
-
-_NORMS_PER_BLOCK = {Residual.PARALLEL_ONE_NORM: 1}
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -12,10 +10,15 @@ def count_parameters(config: ModelConfig) -> int:
     tables = config.vocabulary_size * width
     if config.positions is Positions.LEARNED:
         tables += config.context_length * width
-    block = _attention(config) + _mlp(config) + _NORMS_PER_BLOCK.get(config.residual, 2) * norm
-    final_norm = 0 if config.residual is Residual.POST_NORM else norm
+    blocks = config.num_layers * (_attention(config) + _mlp(config))
     head = 0 if config.tie_embeddings else _linear(width, config.vocabulary_size, config.head_bias)
-    return tables + config.num_layers * block + final_norm + head
+    return tables + blocks + count_norms(config) * norm + head
+
+
+def count_norms(config: ModelConfig) -> int:
+    """Norms of all blocks, and the final one, which post-norm blocks do without."""
+    per_block = 1 if config.residual is Residual.PARALLEL_ONE_NORM else 2
+    return per_block * config.num_layers + (config.residual is not Residual.POST_NORM)
 
 
 def _linear(inputs: int, outputs: int, has_bias: bool) -> int:

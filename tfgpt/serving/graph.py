@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 
 SHARED_CACHE = "tfgpt.shared_cache"
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
@@ -67,9 +67,9 @@ def load_graph(path: Path, num_threads: int | None = None) -> CacheGraph:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class of their own
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"found a graph that onnxruntime cannot load in {path} ({reason}), expected ONNX; export it again"
+            f"found a graph that onnxruntime cannot load in {path} ({one_line(error)}), expected ONNX; "
+            "export it again"
         ) from error
     return _described(session, path)
 

@@ -47,7 +47,7 @@ class Tokenizer:
     """The interface of every tokenizer in tfgpt, over one `tokenizers.Tokenizer`.
 
     Subclasses say which backends they `fit`, make the table `token_bytes`, and, where decoding is more than
-    joining bytes, give `decode` and `stream_decoder`. Attributes:
+    joining bytes, give `_text_of` and `stream_decoder`. Attributes:
         end_of_text_id: id of the token that ends a document, or None where the vocabulary has none.
         vocabulary_size: the largest id plus one, added tokens included.
         settings: roles of special tokens and chat templates, as read from the directory.
@@ -161,6 +161,9 @@ class Tokenizer:
         if skip_special_tokens:
             special = self.special_token_ids
             token_ids = [token_id for token_id in token_ids if token_id not in special]
+        return self._text_of(token_ids)
+
+    def _text_of(self, token_ids: list[int]) -> str:
         return join_token_bytes(self.token_bytes, token_ids).decode("utf-8", errors="replace")
 
     def stream_decoder(self) -> StreamDecoder:

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.settings import TokenizerSettings
-from tfgpt.tokenizers.vocabulary_files import END_OF_TEXT, byte_level_backend
+from tfgpt.tokenizers.vocabulary_files import END_OF_TEXT, byte_level_backend, merges_of
 
 LONGEST_RUN = 1024
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}|(?<!\s)\s{{{LONGEST_RUN + 1},}}")
@@ -26,6 +26,9 @@ class BytePairTokenizer(Tokenizer):
     They differ in what their files say: the regular expression, GPT-NeoX's NFC normalizer, added tokens. Ids
     equal those of transformers. Not covered: tokens that a post-processor puts around every text, which no
     GPT has and which are refused.
+
+    Attributes:
+        missing_bytes: bytes that the vocabulary has no token for; none where it is complete.
     """
 
     kind = "byte-level BPE (BPE with decoder ByteLevel), as GPT-2, GPT-NeoX and gpt-oss have it"
@@ -44,7 +47,7 @@ class BytePairTokenizer(Tokenizer):
             )
         super().__init__(backend, end_of_text_id, settings)
         vocabulary = backend.get_vocab(with_added_tokens=False)
-        self._missing_bytes = bytes(
+        self.missing_bytes = bytes(
             byte for byte, character in enumerate(byte_characters()) if character not in vocabulary
         )
 
@@ -110,16 +113,14 @@ class BytePairTokenizer(Tokenizer):
         backend.train_from_iterator((piece for text in texts for piece in cut_long_runs(text)), trainer)
         # The trainer would number special tokens first, so the model is rebuilt with it in last place.
         model = json.loads(backend.to_str())["model"]
-        merges = [
-            tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in model["merges"]
-        ]
-        return cls(byte_level_backend(model["vocab"] | {END_OF_TEXT: len(model["vocab"])}, merges))
+        vocabulary = model["vocab"] | {END_OF_TEXT: len(model["vocab"])}
+        return cls(byte_level_backend(vocabulary, merges_of(model)))
 
     def encode_batch(self, texts: Sequence[str], allow_special: bool = True) -> list[list[int]]:
         """`encode` of each text; InputError for a byte that an incomplete vocabulary lacks."""
         texts = list(texts)
         token_ids = super().encode_batch(texts, allow_special)
-        if self._missing_bytes and self.backend.normalizer is None:
+        if self.missing_bytes and self.backend.normalizer is None:
             self._check_nothing_lost(texts, token_ids)
         return token_ids
 
@@ -127,10 +128,10 @@ class BytePairTokenizer(Tokenizer):
         """The library drops a byte that the vocabulary lacks without a word."""
         for text, ids in zip(texts, token_ids, strict=True):
             if self.decode(ids) != text:
-                lost = next((c for c in text if set(c.encode()) & set(self._missing_bytes)), text[:20])
+                lost = next((c for c in text if set(c.encode()) & set(self.missing_bytes)), text[:20])
                 raise InputError(
                     f"found {lost!r} in the text, expected only bytes of the vocabulary, which lacks "
-                    f"{len(self._missing_bytes)} of 256; use a complete byte-level vocabulary"
+                    f"{len(self.missing_bytes)} of 256; use a complete byte-level vocabulary"
                 )
 
     def _make_token_bytes(self) -> list[bytes | None]:

@@ -7,7 +7,7 @@ template may do stands in `chat_sandbox.py`.
 import functools
 from collections.abc import Mapping, Sequence
 
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 
 # Names that a message's reasoning is passed under; templates read the first, gpt-oss's the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -74,10 +74,10 @@ def render_chat(
     except InputError:
         raise
     except TemplateError as error:  # also what the template says itself, by raise_exception
-        raise InputError(f"found a chat template that stopped: {_one_line(error)}") from error
+        raise InputError(f"found a chat template that stopped: {one_line(error)}") from error
     except Exception as error:  # anything can go wrong in code that a stranger wrote
         raise InputError(
-            f"found a chat template that failed ({type(error).__name__}: {_one_line(error)}), expected one "
+            f"found a chat template that failed ({type(error).__name__}: {one_line(error)}), expected one "
             "that fits these messages; look at the roles and the keys that it reads"
         ) from error
 
@@ -122,7 +122,3 @@ def _plain(value):
     if hasattr(value, "item") and hasattr(value, "dtype") and not getattr(value, "ndim", 1):
         return _plain(value.item())
     return f"<{type(value).__name__}>"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -6,7 +6,8 @@ models/openai/tokenization_openai.py (BertNormalizer, BertPreTokenizer). OpenAI'
 changes anything, for plain English, the ids are the same.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -54,27 +55,15 @@ class EndOfWordTokenizer(Tokenizer):
     def _suffix(self) -> str:
         return self.backend.decoder.suffix
 
-    @property
+    @functools.cached_property
     def _tokens(self) -> list[str | None]:
-        if self._tokens_cache is None:
-            table: list[str | None] = [None] * self.vocabulary_size
-            for token, token_id in self.backend.get_vocab(with_added_tokens=True).items():
-                table[token_id] = token
-            self._tokens_cache = table
-        return self._tokens_cache
+        table: list[str | None] = [None] * self.vocabulary_size
+        for token, token_id in self.backend.get_vocab(with_added_tokens=True).items():
+            table[token_id] = token
+        return table
 
-    _tokens_cache: list[str | None] | None = None
-
-    def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """Text of `token_ids`: a space at the end of every word but one that the last token ends.
-
-        Raises:
-            InputError: an id outside of the vocabulary.
-        """
-        token_ids = list(token_ids)
-        if skip_special_tokens:
-            special = self.special_token_ids
-            token_ids = [token_id for token_id in token_ids if token_id not in special]
+    def _text_of(self, token_ids: list[int]) -> str:
+        """A space stands at the end of every word but one that the last token ends."""
         stream = self.stream_decoder()
         return "".join([stream.push(token_id) for token_id in token_ids]) + stream.flush()
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+from tfgpt.tokenizers.vocabulary_files import merges_of
+
 
 def fingerprint(state: dict) -> str:
     """Sixteen hexadecimal digits of a tokenizer.json, which change with anything that changes ids."""
@@ -13,14 +15,13 @@ def fingerprint(state: dict) -> str:
 def _identity(state: dict) -> dict:
     """The parts of a tokenizer.json that decide the ids of a text."""
     model = state["model"]
-    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model.get("merges", [])]
     vocabulary = dict(model["vocab"])
     added = {token["content"]: token for token in state.get("added_tokens", [])}
     vocabulary |= {content: token["id"] for content, token in added.items()}
     identity = {
         "type": model.get("type", "BPE"),
         "vocabulary": vocabulary,
-        "merges": merges,
+        "merges": merges_of(model),
         "special": sorted(content for content, token in added.items() if token["special"]),
         "normalizer": state.get("normalizer"),
         "pre_tokenizer": _without_offsets(state.get("pre_tokenizer")),

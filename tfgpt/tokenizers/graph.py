@@ -30,6 +30,7 @@ from tfgpt.tokenizers.graph_merging import Merger
 from tfgpt.tokenizers.graph_plan import GraphPlan, read_plan, refusal
 from tfgpt.tokenizers.graph_splitting import Splitter
 from tfgpt.tokenizers.loading import load_tokenizer
+from tfgpt.tokenizers.vocabulary_files import merges_of
 
 TEXTS = tf.TensorSpec([None], tf.string, "texts")
 SCALAR = tf.TensorSpec([], tf.int32)
@@ -212,10 +213,10 @@ class CharacterEncoder:
 def _merger(tokenizer: BytePairTokenizer, ignore_merges: bool) -> Merger:
     model = tokenizer.backend.model
     vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
-    missing = sum(character not in vocabulary for character in byte_characters())
-    if missing:
+    if missing := len(tokenizer.missing_bytes):
         raise refusal(f"a vocabulary that lacks {missing} of 256 bytes", "a complete byte-level vocabulary")
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    characters = byte_characters()
+    byte_of = {character: byte for byte, character in enumerate(characters)}
     whole = {}
     for token, token_id in vocabulary.items():
         # A token that the merges do not arrive at is never made of text, unless they are ignored.
@@ -223,14 +224,9 @@ def _merger(tokenizer: BytePairTokenizer, ignore_merges: bool) -> Merger:
         if is_whole and all(character in byte_of for character in token):
             whole[bytes(byte_of[character] for character in token)] = token_id
     merges = {}
-    for rank, (left, right) in enumerate(_merges(tokenizer)):
+    for rank, (left, right) in enumerate(merges_of(json.loads(tokenizer.backend.to_str())["model"])):
         merges[vocabulary[left], vocabulary[right]] = (rank, vocabulary[left + right])
-    return Merger(whole, [vocabulary[character] for character in byte_characters()], merges)
-
-
-def _merges(tokenizer: BytePairTokenizer) -> list[tuple[str, str]]:
-    merges = json.loads(tokenizer.backend.to_str())["model"]["merges"]
-    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in merges]
+    return Merger(whole, [vocabulary[character] for character in characters], merges)
 
 
 def _composer():

@@ -88,9 +88,9 @@ def refusal(found: str, expected: str) -> InputError:
 def _check_model(model: dict) -> None:
     if model.get("type", "BPE") != "BPE":
         raise refusal(f"a {model['type']} model", "byte-level BPE or a CharacterTokenizer")
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "unk_token"):
-        # An unknown token never comes up where every byte is in the vocabulary, which is checked.
-        if model.get(name) and name != "unk_token":
+    # An unknown token may be stated: it never comes up where every byte is in the vocabulary, as is checked.
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(name):
             raise refusal(f"{name} {model[name]!r} in its model", "byte-level BPE without it")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 from tfgpt.files import read_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -87,7 +87,7 @@ def _byte_pair_model(source, **arguments) -> models.BPE:
         return models.BPE(continuing_subword_prefix="", fuse_unk=False, **arguments)
     except Exception as error:  # the library raises a bare Exception
         raise InputError(
-            f"found merges that do not fit the vocabulary in {source} ({_one_line(error)}), expected every "
+            f"found merges that do not fit the vocabulary in {source} ({one_line(error)}), expected every "
             "merge to join two tokens of the vocabulary; take both files from the same model"
         ) from error
 
@@ -110,7 +110,7 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises a bare Exception
         raise InputError(
-            f"found a {path} that is no tokenizer ({_one_line(error)}), expected the tokenizers library's "
+            f"found a {path} that is no tokenizer ({one_line(error)}), expected the tokenizers library's "
             "JSON; copy the file again"
         ) from error
     # Truncation and padding stored for somebody's batches would silently change the ids.
@@ -125,7 +125,7 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"found {path} unreadable ({_one_line(error)}), expected UTF-8 text; copy it again"
+            f"found {path} unreadable ({one_line(error)}), expected UTF-8 text; copy it again"
         ) from error
 
 
@@ -162,5 +162,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def merges_of(model: dict) -> list[tuple[str, str]]:
+    """The merges of the model in a tokenizer.json, where a pair is a list or, of old, one string."""
+    merges = model.get("merges", [])
+    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in merges]

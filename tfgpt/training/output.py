@@ -38,4 +38,4 @@ def _is_recipe(path: Path) -> bool:
         values = read_json(path)
     except InputError:
         return False  # no JSON: not ours
-    return isinstance(values, dict) and values.keys() >= _SECTIONS
+    return values.keys() >= _SECTIONS
