@@ -112,7 +112,10 @@ def test_save_pretrained_loads_in_transformers(pair, tmp_path, max_shard_size):
     sharded = (tmp_path / "ours" / "model.safetensors.index.json").exists()
     assert sharded == (max_shard_size == 20_000)
     again, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+        tmp_path / "ours",
+        output_loading_info=True,
+        attn_implementation="eager",
+        experts_implementation="eager",
     )
     assert type(again) is type(theirs)
     assert not any(report.values())

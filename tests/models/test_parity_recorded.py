@@ -137,9 +137,9 @@ def test_greedy_tokens_of_generate(recorded):
 def test_bfloat16_is_within_rounding(recorded, request, fixtures_directory):
     """Of the size of transformers' own error, against float32 arithmetic over the same rounded weights.
 
-    Each rounding to the 8 bits of bfloat16 is an error of up to 2**-9, and independent errors add up in the
-    square. A product and its bias are rounded one after the other here and once by PyTorch, and so are some
-    steps of GELU: up to four times as many roundings are an error twice as large (measured: 1.3 to 2.0).
+    On CPUs without instructions for bfloat16, TensorFlow's products cut the last bits off where PyTorch's
+    round: measured on single products, that is twice the error. Medians, since a rounded router can choose
+    another expert, which moves a few tokens by more than rounding does.
     """
     _, expected = recorded
     if "bfloat16_logits" not in expected:
@@ -148,10 +148,9 @@ def test_bfloat16_is_within_rounding(recorded, request, fixtures_directory):
     model = tfgpt.CausalLM.from_pretrained(directory, dtype="bfloat16")
     logits = np.asarray(model(expected["token_ids"])).astype("f")
     ours, theirs = (
-        np.sqrt(np.mean((each - expected["rounded_logits"]) ** 2))
-        for each in (logits, expected["bfloat16_logits"])
+        np.median(np.abs(each - expected["rounded_logits"])) for each in (logits, expected["bfloat16_logits"])
     )
-    assert 0 < ours <= 2.3 * theirs
+    assert 0 < ours <= 2 * theirs
 
 
 def test_positions_may_be_given(recorded):
