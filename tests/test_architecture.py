@@ -26,7 +26,7 @@ LAYERS = (
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),
     ("tfgpt.axes",),
-    ("tfgpt.files", "tfgpt.errors", "tfgpt._version"),
+    ("tfgpt.files", "tfgpt.locks", "tfgpt.errors", "tfgpt._version"),
 )
 # `model.generate` is where users look for it; imported within the method, it binds nothing.
 UPWARD = {("tfgpt.models.causal_lm", "tfgpt.generation.keras_decoder")}

@@ -123,7 +123,7 @@ def test_from_text_to_completions_and_again(place, capsys):
     Path("corpus/more.txt").write_text("something else entirely\n" * 30)
     assert main(["quickstart", "--corpus", "corpus", "--output", "my out"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("tfgpt: found ")
-    from tfgpt.files import working_in
+    from tfgpt.locks import working_in
 
     with working_in("my out"):
         assert main(["quickstart", "--corpus", "corpus", "--output", "my out"]) == 2

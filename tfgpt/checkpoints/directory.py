@@ -8,23 +8,10 @@ from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 from tfgpt.families.registry import family, family_of_model_type
 from tfgpt.files import read_json, write_json
+from tfgpt.tokenizers.file_names import CHAT_TEMPLATE_FOLDER, TOKENIZER_FILES
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "encoder.json",
-    "vocab.bpe",
-    "encoder_bpe_40000.json",
-    "vocab_40000.bpe",
-    "chat_template.jinja",
-)
-TOKENIZER_FOLDER = "additional_chat_templates"
 
 
 def read_model_config(directory: Path) -> tuple[Family, ModelConfig]:
@@ -67,16 +54,14 @@ def write_model_config(config: ModelConfig, directory: Path, dtype: str = "float
     write_json(Path(directory) / GENERATION_FILE, known)
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies the tokenizer files that a directory has."""
-    for name in TOKENIZER_FILES:
-        if (Path(source) / name).exists():
-            shutil.copyfile(Path(source) / name, Path(target) / name)
-    copy_chat_templates(source, target)
+def copy_tokenizer(source: Path, target: Path, renamed: dict[str, str] | None = None) -> None:
+    """Copies the tokenizer files that a directory has, further chat templates included.
 
-
-def copy_chat_templates(source: Path, target: Path) -> None:
-    """Copies the chat templates beside the default one, which have a folder of their own."""
-    for path in sorted((Path(source) / TOKENIZER_FOLDER).glob("*.jinja")):
-        (Path(target) / TOKENIZER_FOLDER).mkdir(exist_ok=True)
-        shutil.copyfile(path, Path(target) / TOKENIZER_FOLDER / path.name)
+    `renamed` lists the files of another format: their names there and in a model directory.
+    """
+    for theirs, ours in (renamed or {name: name for name in TOKENIZER_FILES}).items():
+        if (Path(source) / theirs).exists():
+            shutil.copyfile(Path(source) / theirs, Path(target) / ours)
+    for path in sorted((Path(source) / CHAT_TEMPLATE_FOLDER).glob("*.jinja")):
+        (Path(target) / CHAT_TEMPLATE_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(path, Path(target) / CHAT_TEMPLATE_FOLDER / path.name)

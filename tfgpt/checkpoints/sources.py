@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfgpt.checkpoints.directory import CONFIG_FILE, TOKENIZER_FILES, config_of_values, read_model_config
+from tfgpt.checkpoints.directory import CONFIG_FILE, config_of_values, read_model_config
 from tfgpt.checkpoints.openai import GPT1_FIRST, GPT1_SHAPES, NumpyShards, TensorFlowCheckpoint
 from tfgpt.checkpoints.readers import Reader, TensorReader
 from tfgpt.config import ModelConfig
@@ -34,7 +34,7 @@ class Format:
         mark: a file that only this format has.
         read_config: a directory's family and config.
         reader: opens its tensors, under the names of the family's table.
-        tokenizer: file in the directory -> its name in a model directory.
+        tokenizer: file in the directory -> its name in a model directory; `None` where they are the same.
         tokenizer_class: what tokenizer_config.json has to name; `None` where the source has such a file.
     """
 
@@ -42,7 +42,7 @@ class Format:
     mark: str
     read_config: Callable[[Path], tuple[Family, ModelConfig]]
     reader: Callable[[Path], Reader]
-    tokenizer: dict[str, str]
+    tokenizer: dict[str, str] | None = None
     tokenizer_class: str | None = None
 
 
@@ -77,7 +77,6 @@ HUGGING_FACE = Format(
     mark=CONFIG_FILE,
     read_config=read_model_config,
     reader=TensorReader,
-    tokenizer={name: name for name in TOKENIZER_FILES},
 )
 OPENAI_GPT1 = Format(
     title="OpenAI's GPT-1",

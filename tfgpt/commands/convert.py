@@ -1,6 +1,5 @@
 """`tfgpt convert`: a published checkpoint becomes a model directory of tfgpt."""
 
-import json
 import shutil
 import sys
 from collections import Counter
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
-from tfgpt.files import read_json, replacing_directory
+from tfgpt.files import read_json, replacing_directory, write_json
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -113,12 +112,8 @@ def _counted(published: list) -> list:
 
 
 def _copy_tokenizer(source: Path, found, directory: Path) -> None:
-    from tfgpt.checkpoints.directory import copy_chat_templates
+    from tfgpt.checkpoints.directory import copy_tokenizer
 
-    for theirs, ours in found.tokenizer.items():
-        if (source / theirs).exists():
-            shutil.copyfile(source / theirs, directory / ours)
-    copy_chat_templates(source, directory)
+    copy_tokenizer(source, directory, found.tokenizer)
     if found.tokenizer_class and (directory / "vocab.json").exists():
-        text = json.dumps({"tokenizer_class": found.tokenizer_class}, indent=2)
-        (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        write_json(directory / "tokenizer_config.json", {"tokenizer_class": found.tokenizer_class})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfgpt.files import working_in
+from tfgpt.locks import working_in
 
 
 def add_arguments(parser) -> None:

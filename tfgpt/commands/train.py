@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from tfgpt.commands.output import print_json
-from tfgpt.files import working_in
+from tfgpt.locks import working_in
 
 
 def add_arguments(parser) -> None:

@@ -21,18 +21,14 @@ from tfgpt.data.shards import TokenShards
 from tfgpt.data.splitting import name_hash
 from tfgpt.data.text import CorpusFile, Document, corpus_files, standard_library_files
 from tfgpt.errors import InputError
-from tfgpt.files import in_turn, read_json, replacing_directory, write_json
+from tfgpt.files import read_json, replacing_directory, write_json
+from tfgpt.locks import in_turn
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
+from tfgpt.tokenizers.file_names import SAVED_FILES
 from tfgpt.tokenizers.loading import load_tokenizer
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "additional_chat_templates",
-)
 VERSION = 2  # part of the fingerprint: raise it when the same inputs give other shards
 
 _CHUNK_TOKENS = 2**20
@@ -191,7 +187,7 @@ def _stored_tokenizer(
         except InputError:
             pass  # damaged since: stored again
     tokenizer = given or _learned_tokenizer(corpus, progress)
-    with replacing_directory(directory, owned=(*TOKENIZER_FILES, "inputs.json")) as temporary:
+    with replacing_directory(directory, owned=(*SAVED_FILES, "inputs.json")) as temporary:
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "inputs.json", {"inputs_fingerprint": inputs})
     return tokenizer

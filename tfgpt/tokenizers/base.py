@@ -13,9 +13,9 @@ from tokenizers import normalizers
 from tfgpt.errors import InputError
 from tfgpt.files import replacing_file, write_json
 from tfgpt.tokenizers.chat import choose_template, render_chat
+from tfgpt.tokenizers.file_names import CONFIGURATION_FILE, TOKENIZER_FILE
 from tfgpt.tokenizers.fingerprint import fingerprint
 from tfgpt.tokenizers.settings import (
-    CONFIGURATION_FILE,
     TokenizerSettings,
     apply_settings,
     read_settings,
@@ -218,7 +218,7 @@ class Tokenizer:
         `model_max_length` is the context length, in tokens, that clients should respect.
         """
         directory = Path(directory)
-        with replacing_file(directory / "tokenizer.json") as temporary:
+        with replacing_file(directory / TOKENIZER_FILE) as temporary:
             self.backend.save(str(temporary))
         write_json(directory / CONFIGURATION_FILE, self._configuration(model_max_length))
         write_chat_templates(directory, self.settings.chat_templates)

@@ -8,15 +8,16 @@ from tfgpt.tokenizers.base import Tokenizer, found_kind
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
 from tfgpt.tokenizers.end_of_word import EndOfWordTokenizer
+from tfgpt.tokenizers.file_names import TOKENIZER_FILE, VOCABULARY_AND_MERGES
 from tfgpt.tokenizers.settings import apply_settings, read_settings
-from tfgpt.tokenizers.vocabulary_files import VOCABULARY_AND_MERGES, read_backend
+from tfgpt.tokenizers.vocabulary_files import read_backend
 
 KINDS: tuple[type[Tokenizer], ...] = (BytePairTokenizer, EndOfWordTokenizer, CharacterTokenizer)
 
 
 def has_tokenizer(directory: str | os.PathLike) -> bool:
     """Whether `directory` holds the files of a tokenizer; they may still be damaged."""
-    kinds = (("tokenizer.json",), *VOCABULARY_AND_MERGES)
+    kinds = ((TOKENIZER_FILE,), *VOCABULARY_AND_MERGES)
     return any(all((Path(directory) / name).is_file() for name in names) for names in kinds)
 
 

@@ -19,10 +19,15 @@ import tokenizers
 
 from tfgpt.errors import InputError
 from tfgpt.files import read_json, write_text
+from tfgpt.tokenizers.file_names import (
+    ADDED_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    CHAT_TEMPLATE_FOLDER,
+    CONFIGURATION_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_FILE,
+)
 
-CONFIGURATION_FILE = "tokenizer_config.json"
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
-CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
 # SPECIAL_TOKENS_ATTRIBUTES of transformers.
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # These classes of transformers build their pre-tokenizer from tokenizer_config.json's `add_prefix_space`.
@@ -61,7 +66,7 @@ def read_settings(directory: str | os.PathLike) -> TokenizerSettings:
     values = _optional_json(directory / CONFIGURATION_FILE)
     decoder = values.get("added_tokens_decoder")
     if decoder is None:
-        values |= _optional_json(directory / "special_tokens_map.json")
+        values |= _optional_json(directory / SPECIAL_TOKENS_FILE)
     try:
         roles = {role: _content(values[role]) for role in ROLES if values.get(role) is not None}
         extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
@@ -74,7 +79,7 @@ def read_settings(directory: str | os.PathLike) -> TokenizerSettings:
                 int(token_id): tokenizers.AddedToken(
                     content, normalized=content not in special, special=content in special
                 )
-                for content, token_id in _optional_json(directory / "added_tokens.json").items()
+                for content, token_id in _optional_json(directory / ADDED_TOKENS_FILE).items()
             }
         return TokenizerSettings(
             special_tokens=roles,
@@ -82,7 +87,7 @@ def read_settings(directory: str | os.PathLike) -> TokenizerSettings:
             added_tokens=added,
             add_prefix_space=_add_prefix_space(values),
             # A tokenizer.json says itself what it adds; without one these flags do.
-            adds_tokens=not (directory / "tokenizer.json").is_file()
+            adds_tokens=not (directory / TOKENIZER_FILE).is_file()
             and bool(values.get("add_bos_token") or values.get("add_eos_token")),
             chat_templates=_chat_templates(directory, values.get("chat_template")),
         )

@@ -8,18 +8,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from tfgpt.errors import InputError, one_line
 from tfgpt.files import read_json
+from tfgpt.tokenizers.file_names import TOKENIZER_FILE, VOCABULARY_AND_MERGES
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 END_OF_WORD = "</w>"
-
-# Hugging Face's names, then those of OpenAI's releases (github.com/openai/gpt-2, src/encoder.py, and
-# github.com/openai/finetune-transformer-lm, model/).
-VOCABULARY_AND_MERGES = (
-    ("vocab.json", "merges.txt"),
-    ("encoder.json", "vocab.bpe"),
-    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
-)
 
 
 def read_backend(directory: str | os.PathLike) -> tokenizers.Tokenizer:
@@ -34,8 +27,8 @@ def read_backend(directory: str | os.PathLike) -> tokenizers.Tokenizer:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"found no directory {directory}, expected a directory with tokenizer files")
-    if (directory / "tokenizer.json").is_file():
-        return read_tokenizer_json(directory / "tokenizer.json")
+    if (directory / TOKENIZER_FILE).is_file():
+        return read_tokenizer_json(directory / TOKENIZER_FILE)
     for vocabulary_name, merges_name in VOCABULARY_AND_MERGES:
         vocabulary_path, merges_path = directory / vocabulary_name, directory / merges_name
         if vocabulary_path.is_file() and merges_path.is_file():

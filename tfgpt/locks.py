@@ -1,0 +1,108 @@
+"""Locks between processes, which end with the process that holds them. Loads no TensorFlow."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfgpt.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: what a killed process leaves stays until somebody deletes it
+    fcntl = None
+
+
+@contextlib.contextmanager
+def working_in(directory: str | os.PathLike) -> Iterator[None]:
+    """Makes `directory` and keeps other processes that ask the same from working in it meanwhile.
+
+    Raises:
+        InputError: another process is at work there, or `directory` is a file.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file: expected a directory, or a name that is free")
+    directory.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"found another tfgpt at work in {directory}, expected one at a time; wait for it, or name "
+                "another directory"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def in_turn(directory: str | os.PathLike) -> Iterator[None]:
+    """Makes `directory` and waits until no other process is within this block for the same one.
+
+    The lock ends with its process, however that ends. A file system without locks lets everybody in at once.
+    A directory that was made here and has stayed empty is removed again.
+    """
+    directory = Path(directory)
+    is_new = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = _locked(directory / ".lock") if fcntl is not None else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            (directory / ".lock").unlink(missing_ok=True)
+            os.close(handle)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something
+                directory.rmdir()
+
+
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process, so that others can tell work from what a killed one left."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        lock(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path) -> int:
+    """The handle of a file at `path` that this process alone has locked; waits for it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except OSError:  # a file system without locks
+            return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # whoever had it before has deleted the file: this one is nobody's any more
+
+
+def lock(handle: int) -> bool:
+    """Whether an open file or directory is now locked by this process alone; waits for nobody."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process has it, or the file system knows no locks
+        return False
+    return True
