@@ -46,8 +46,8 @@ def test_fit_generate_and_keras_file(directory, tmp_path, dtype):
         assert model.compute_dtype == "bfloat16" and model.variable_dtype == "float32"
         exact = tfgpt.CausalLM.from_pretrained(directory)
         gap = np.asarray(exact(x)) - whole
-        # Logits of order 1 after 3 blocks, each adding up to 20 independent roundings of 2**-9. The median, since
-        # a rounded router can choose another expert.
+        # Logits of order 1 after 3 blocks, each adding up to 20 independent roundings of 2**-9. The median,
+        # since a rounded router can choose another expert.
         assert 0 < np.median(np.abs(gap)) < 4 * 2**-9
     model.compile(keras.optimizers.AdamW(0.01), jit_compile=False)  # XLA takes ten times as long
     losses = model.fit(x, y, batch_size=8, epochs=5, verbose=0).history["loss"]
