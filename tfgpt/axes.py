@@ -100,6 +100,10 @@ _PLAIN = {
 }
 
 
+# Sizes and ids are int32 in every format that a model is written in.
+LARGEST_NUMBER = 2**31 - 1
+
+
 def check_types(config) -> None:
     """Checks the plain fields of a dataclass; whole numbers become floats where a float is meant.
 
@@ -115,6 +119,8 @@ def check_types(config) -> None:
         wrong_bool = isinstance(value, bool) and bool not in kinds
         if wrong_bool or not isinstance(value, kinds):
             raise InputError(f"{field.name} is {value!r}: expected {_spell(field.type)}")
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise InputError(f"{field.name} is beyond {LARGEST_NUMBER}: expected a smaller number")
         if float in kinds and isinstance(value, int) and not isinstance(value, bool):
             object.__setattr__(config, field.name, float(value))
 

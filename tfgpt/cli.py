@@ -7,6 +7,7 @@ while running; 130 interrupted; 141 the reader of standard output has gone.
 import _thread
 import argparse
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -31,6 +32,7 @@ COMMANDS = {
 INTERRUPTED = "interrupted; the same command goes on from here, or starts anew"
 # What a wrong path raises; other OSErrors (a full disk) are failures while running.
 PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+PATH_ERROR_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,7 +101,8 @@ def _explained(error: Exception) -> tuple[str, int]:
         error = error.__context__
     if isinstance(error, InputError):
         return str(error), 2
-    if isinstance(error, PATH_ERRORS) and error.filename is not None:
+    is_path = isinstance(error, PATH_ERRORS) or getattr(error, "errno", None) in PATH_ERROR_NUMBERS
+    if is_path and isinstance(error, OSError) and error.filename is not None:
         return f"found {os.fsdecode(error.filename)}: {error.strerror}; check the path", 2
     if isinstance(error, OSError) and error.strerror:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""

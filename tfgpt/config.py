@@ -23,6 +23,16 @@ from tfgpt.errors import InputError, nearest
 _ENUMS = {"norm": Norm, "residual": Residual, "positions": Positions, "activation": Activation}
 
 
+# Far above the deepest Transformer (DeepNet, arXiv 2203.00555: 1,000): lists of every layer stay small.
+MOST_LAYERS = 10_000
+
+
+def check_num_layers(number: int) -> None:
+    """InputError for more layers than any model has, before something is made for each of them."""
+    if number > MOST_LAYERS:
+        raise InputError(f"num_layers is {number}: expected at most {MOST_LAYERS}")
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The shape and the choices of one causal Transformer.
@@ -177,6 +187,7 @@ class ModelConfig:
         for name in ("vocabulary_size", "context_length", "num_layers", "num_heads", "hidden_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
+        check_num_layers(self.num_layers)
         if self.head_dim is None and self.hidden_dim % self.num_heads:
             raise InputError(
                 f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}: "

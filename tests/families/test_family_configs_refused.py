@@ -44,6 +44,18 @@ def test_the_rest_is_sound(name):
         ("gpt_neo", {"attention_types": 3}, "attention_types"),
         ("gpt_neo", {"attention_types": None}, "describes 24 layers"),
         ("gpt_neo", {"attention_types": [[["global"], 3]]}, "describes 3 layers, but num_layers is 2"),
+        (
+            "gpt_neo",
+            {"attention_types": [[["global"], 10**9]], "num_layers": 10**9},
+            "num_layers is 1000000000: expected at most",
+        ),
+        ("gpt_neox", {"intermediate_size": 10**400}, "intermediate_dim is beyond 2147483647"),
+        ("gpt_neox", {"layer_norm_eps": 10**400}, "norm_epsilon is beyond 2147483647"),
+        (
+            "gpt_neox",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+            "rope_type is 'yarn'",  # as transformers, which takes rope_scaling where both stand
+        ),
         ("gpt_neo", {"attention_types": [[["global"], 10**30]]}, "but num_layers is 2"),
         ("gptj", {"rotary_dim": None}, "rotary_dim is null"),
         ("gptj", {"rotary_dim": 6}, "rotary_dim is 6"),

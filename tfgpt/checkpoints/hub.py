@@ -42,6 +42,11 @@ def resolve(
     """
     path = Path(source).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"{path} is a directory, which has no revision {revision!r}: leave the revision out, or give "
+                "the id of a hub repository"
+            )
         return path
     if path.is_file():
         raise InputError(f"{path} is a file: expected a model directory (config.json, model.safetensors)")

@@ -129,6 +129,8 @@ def _header(path: Path) -> list[tuple[str, _Stored]]:
     Sound is: no holes, no overlap, and the last tensor ends where the file does. So each begins where the one
     before it ends.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"{path} is no file: expected safetensors; download it again")
     try:
         with safe_open(path, framework="np") as file:
             slices = [(name, file.get_slice(name)) for name in file.offset_keys()]

@@ -30,8 +30,27 @@ def read_weights(
     Raises:
         InputError: a tensor is missing, left over, of another shape than the config says, or not finite.
     """
+    head = f"{family.head}weight"
+    has_second = config.tie_embeddings and head in reader.names()
     for rule, names in match_names(reader, family, config):
-        yield rule.target, _reading(reader, rule, names, shapes[rule.target])
+        read = _reading(reader, rule, names, shapes[rule.target])
+        is_table = rule.target == "decoder/token_embedding/table"
+        yield rule.target, _comparing(reader, head, read) if has_second and is_table else read
+
+
+def _comparing(reader: Reader, head: str, read_table: Callable[[], np.ndarray]):
+    """A tied head that files hold a second time must be the table: transformers does not tie it otherwise."""
+
+    def read() -> np.ndarray:
+        table = read_table()
+        if not np.array_equal(reader.read(head), table):
+            raise InputError(
+                f"{reader.directory}: tensor {head!r} differs from the token table, but config.json ties the "
+                "two: set tie_word_embeddings to false, or remove the tensor"
+            )
+        return table
+
+    return read
 
 
 def match_names(reader: Reader, family: Family, config: ModelConfig) -> list[tuple[Rule, tuple[str, ...]]]:

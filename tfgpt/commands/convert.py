@@ -77,19 +77,34 @@ def _weights(reader, family, config, dtype: str | None) -> dict:
 
     rows = match_names(reader, family, config)  # before Keras is loaded, and a model of that size is made
     load_keras()
-    from tfgpt.checkpoints.arrays import laid_out
     from tfgpt.models.causal_lm import CausalLM
 
     shapes = CausalLM.weight_shapes(config)
     dtypes = {rule.target: dtype or stored_dtype(reader, names) for rule, names in rows}
 
-    def reading(read, dtype):
-        return lambda: laid_out(read(), dtype)
+    def reading(name, read):
+        return lambda: _converted(name, read(), dtypes[name])
 
     return {
-        name: Weight(shapes[name], dtypes[name], reading(read, dtypes[name]))
+        name: Weight(shapes[name], dtypes[name], reading(name, read))
         for name, read in read_weights(reader, family, config, shapes)
     }
+
+
+def _converted(name: str, weight, dtype: str):
+    """The weight as `dtype`; InputError where one of its numbers would become infinite."""
+    import numpy as np
+
+    from tfgpt.checkpoints.arrays import is_finite, laid_out
+
+    with np.errstate(over="ignore"):
+        converted = laid_out(weight, dtype)
+    if converted.dtype != weight.dtype and not is_finite(converted):
+        raise InputError(
+            f"{name} has numbers up to {np.abs(weight).max():.3g}, more than {dtype} holds: take "
+            "--dtype float32, or bfloat16"
+        )
+    return converted
 
 
 def _counted(published: list) -> list:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 from tfgpt.commands.output import print_json
 
@@ -19,8 +20,10 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> int:
     """Exports, showing each stage on stderr, and prints the verification."""
+    from tfgpt.checkpoints.directory import read_model_config
     from tfgpt.commands.backend import load_keras
 
+    read_model_config(Path(arguments.model_dir).expanduser())  # a wrong path is told before TensorFlow loads
     load_keras("exporting")
     from tfgpt_export import export
 

@@ -8,7 +8,7 @@ have no biases, while the map after attention has one.
 """
 
 from tfgpt.checkpoints.rules import TRANSPOSE, Rule, side_by_side
-from tfgpt.config import ModelConfig
+from tfgpt.config import ModelConfig, check_num_layers
 from tfgpt.errors import InputError
 from tfgpt.families import gpt2
 from tfgpt.families.activations import read_activation, write_activation
@@ -117,6 +117,7 @@ def _attention_layers(values: dict) -> list[str]:
             f"attention_types describes {described} layers, but num_layers is {values['num_layers']}: "
             "the two must agree"
         )
+    check_num_layers(described)
     return [kind for kinds, times in groups if kinds for _ in times for kind in kinds]
 
 

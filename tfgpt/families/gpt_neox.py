@@ -151,7 +151,8 @@ def read_particulars(values: dict) -> dict:
 
 def _read_rotary(values: dict) -> dict:
     """`rope_parameters` of transformers 5, or `rotary_pct` and `rotary_emb_base` of the versions before."""
-    stated = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    # Where both stand, the older key wins: convert_rope_params_to_dict of configuration_gpt_neox.py.
+    stated = values.get("rope_scaling") or values.get("rope_parameters") or {}
     kind = stated.get("rope_type", stated.get("type", "default")) if isinstance(stated, dict) else stated
     if kind != "default":
         raise InputError(f"rope_type is {kind!r}: expected 'default', the only one built for GPT-NeoX")

@@ -207,7 +207,7 @@ def _read_experts_per_token(values: dict) -> int:
 
 def _read_rotary(values: dict) -> dict:
     """`rope_parameters` of transformers 5, or the published `rope_scaling` and `rope_theta`."""
-    stated = values.get("rope_parameters") or values.get("rope_scaling")
+    stated = values.get("rope_scaling") or values.get("rope_parameters")
     base = values.get("rope_theta", _ROTARY_BASE)
     if stated is None:
         return {"rotary_base": base, "yarn": _YARN}
