@@ -47,7 +47,8 @@ def test_fit_generate_and_keras_file(directory, tmp_path, dtype):
         exact = tfgpt.CausalLM.from_pretrained(directory)
         gap = np.asarray(exact(x)) - whole
         # Logits of order 1 after 3 blocks, each adding up to 20 independent roundings of 2**-9.
-        assert 0 < np.sqrt((gap**2).mean()) < 8 * 2**-9
+        # The median token's: one at the border between two experts may go to either.
+        assert 0 < np.median(np.sqrt((gap**2).mean(axis=-1))) < 8 * 2**-9
     model.compile(keras.optimizers.AdamW(0.01), jit_compile=False)  # XLA takes ten times as long
     losses = model.fit(x, y, batch_size=8, epochs=5, verbose=0).history["loss"]
     assert np.isfinite(losses).all() and losses[-1] < 0.8 * losses[0]

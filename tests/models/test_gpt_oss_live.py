@@ -151,8 +151,9 @@ def test_bfloat16_is_within_its_rounding(fixtures_directory, rng):
     model = tfgpt.CausalLM.from_pretrained(source, dtype="bfloat16")
     logits = model(token_ids).numpy()
     assert logits.dtype == ml_dtypes.bfloat16
-    # Means: a token at the border between two experts may go to either.
-    assert np.abs(logits.astype(np.float32) - exact).mean() < 2 * theirs.mean()
+    ours = np.abs(logits.astype(np.float32) - exact)
+    # The median token's: one at the border between two experts may go to either.
+    assert np.median(ours.mean(axis=-1)) < 2 * np.median(theirs.mean(axis=-1))
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])

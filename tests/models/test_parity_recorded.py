@@ -139,7 +139,8 @@ def test_bfloat16_is_within_rounding(recorded, request, fixtures_directory):
 
     Each rounding to the 8 bits of bfloat16 is an error of up to 2**-9, and independent errors add up in the
     square. A product and its bias are rounded one after the other here and once by PyTorch, and so are some
-    steps of GELU: up to four times as many roundings are an error twice as large (measured: 1.3 to 2.0).
+    steps of GELU: up to four times as many roundings are an error twice as large (measured: 1.2 to 2.0).
+    The error is the median token's: one at the border between two experts may go to either, in both.
     """
     _, expected = recorded
     if "bfloat16_logits" not in expected:
@@ -148,7 +149,7 @@ def test_bfloat16_is_within_rounding(recorded, request, fixtures_directory):
     model = tfgpt.CausalLM.from_pretrained(directory, dtype="bfloat16")
     logits = np.asarray(model(expected["token_ids"])).astype("f")
     ours, theirs = (
-        np.sqrt(np.mean((each - expected["rounded_logits"]) ** 2))
+        np.median(np.sqrt(((each - expected["rounded_logits"]) ** 2).mean(axis=-1)))
         for each in (logits, expected["bfloat16_logits"])
     )
     assert 0 < ours <= 2.3 * theirs
