@@ -65,12 +65,13 @@ def render_chat(
     try:
         compiled = _compiled(template)
         with chat_sandbox.limited():
-            return compiled.render(
+            pieces = compiled.generate(
                 messages=[_message(message) for message in _checked("messages", messages)],
                 tools=None if tools is None else _plain(_checked("tools", tools)),
                 documents=None,
                 **_plain(dict(context)),
             )
+            return chat_sandbox.joined(pieces)
     except InputError:
         raise
     except TemplateError as error:  # also what the template says itself, by raise_exception

@@ -2,15 +2,17 @@
 
 Jinja's immutable sandbox keeps a template from attributes that lead to Python's insides, and from changing
 what it is given; there is no loader, so it can include and import nothing. On top of that each iteration of a
-loop and each call is counted, since a few nested loops would run for years, and products and powers may not
-be huge. Memory is not bounded otherwise.
+loop and each call is counted, since a few nested loops would run for years, and no step may make anything
+huge: products, powers and sums, `~`, fields of formats, methods and filters that pad, repeat or replace.
 """
 
 import contextlib
 import contextvars
 import datetime
+import functools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -18,10 +20,14 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
 
 MOST_STEPS = 2_000_000  # some seconds; a conversation of a thousand messages takes some ten thousand
-LARGEST_RESULT = 10_000_000  # of a product or a power: items of a sequence, or bits of an integer
-_COUNTED = "_counted"
+LARGEST_RESULT = 10_000_000  # of one step: characters, items of a sequence, or bits of an integer
+_COUNTED, _JOINED = "_counted", "_joined"
+# A width or a precision of six digits or more, or one that is taken from the arguments.
+_WIDE_PERCENT = re.compile(r"%[^a-zA-Z%]*(\*|\d{6})")
+_WIDE_FIELD = re.compile(r"\{[^}]*(\{|\d{6})")
 
 _steps_left: contextvars.ContextVar[list[int]] = contextvars.ContextVar("steps left to a template")
 
@@ -42,7 +48,8 @@ def make_environment() -> "ChatEnvironment":
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
-    environment.filters[_COUNTED] = _counted
+    environment.filters = {name: _bounded(name, each) for name, each in environment.filters.items()}
+    environment.filters |= {_COUNTED: _counted, _JOINED: lambda *parts: joined(parts)}
     environment.globals |= {
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
@@ -53,14 +60,12 @@ def make_environment() -> "ChatEnvironment":
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """Counts the steps of every loop and call, and refuses huge products."""
+    """Counts the steps of every loop and call, and refuses what would be huge."""
 
-    intercepted_binops = frozenset(("*", "**"))
+    intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def _parse(self, source, name, filename) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
+        tree = _Guards().visit(super()._parse(source, name, filename))
         return tree.set_environment(self)
 
     def call(self, context, callee, *args, **kwargs):
@@ -68,21 +73,51 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         _step()
         if isinstance(callee, LoopContext) and args:
             args = (_counted(args[0]), *args[1:])
+        owner = getattr(callee, "__self__", None)
+        if isinstance(owner, str):
+            _check_text_step(callee.__name__, owner, args, kwargs)
         return super().call(context, callee, *args, **kwargs)
 
+    def wrap_str_format(self, value):
+        """`str.format` without wide fields."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None and _WIDE_FIELD.search(value.__self__):
+            raise SecurityError(
+                "a field of a format is wider than 99999 characters, or as wide as it is told"
+            )
+        return wrapped
+
     def call_binop(self, context, operator, left, right):
-        """`left * right` or `left ** right`, if the result can be held."""
+        """The result, if it can be held."""
         sizes = [len(side) if isinstance(side, str | list | tuple) else None for side in (left, right)]
-        if operator == "**":
+        if operator == "%":
+            _check_fields(left, _WIDE_PERCENT)
+            size = 0
+        elif operator == "+":
+            size = sum(filter(None, sizes))
+        elif operator == "**":
             size = abs(right) * left.bit_length() if isinstance(left, int) and isinstance(right, int) else 0
         elif sizes == [None, None]:
             size = left.bit_length() + right.bit_length() if type(left) is type(right) is int else 0
         else:
             length, times = (sizes[0], right) if sizes[0] is not None else (sizes[1], left)
             size = length * times if isinstance(times, int) else 0
-        if size > LARGEST_RESULT:
-            raise SecurityError(f"it makes something of size {size}, and at most {LARGEST_RESULT} is allowed")
+        _check_size(size)
         return super().call_binop(context, operator, left, right)
+
+
+class _Guards(NodeTransformer):
+    """Counts what loops go through, and measures what `~` joins."""
+
+    def visit_For(self, node, *args, **kwargs):
+        self.generic_visit(node, *args, **kwargs)
+        node.iter = nodes.Filter(node.iter, _COUNTED, [], [], None, None, lineno=node.lineno)
+        return node
+
+    def visit_Concat(self, node, *args, **kwargs):
+        self.generic_visit(node, *args, **kwargs)
+        first, *others = node.nodes
+        return nodes.Filter(first, _JOINED, others, [], None, None, lineno=node.lineno)
 
 
 class GenerationTag(Extension):
@@ -135,6 +170,54 @@ def _step() -> None:
     left[0] -= 1
     if left[0] < 0:
         raise SecurityError(f"it runs on after {MOST_STEPS} steps")
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST_RESULT:
+        raise SecurityError(f"it makes something of size {size}, and at most {LARGEST_RESULT} is allowed")
+
+
+def _check_fields(form, wide: re.Pattern) -> None:
+    if isinstance(form, str) and wide.search(form):
+        raise SecurityError("a field of a format is 100000 characters wide or more, or as wide as it is told")
+
+
+def _check_text_step(name: str, text: str, args, kwargs) -> None:
+    """Refuses a method or a filter that would make a text huge: by a width, a replacement, or by joining."""
+    given = (*args, *kwargs.values())
+    _check_size(max((each for each in given if type(each) is int), default=0))
+    longest = max((len(each) for each in given if isinstance(each, str)), default=0)
+    if name == "format":  # the filter; the method is met in `wrap_str_format`
+        _check_fields(text, _WIDE_PERCENT)
+    if name in ("replace", "translate", "indent"):
+        _check_size((len(text) + 1) * longest)
+    if name == "join":
+        items = next((each for each in given if isinstance(each, list | tuple)), ())
+        _check_size(sum(len(str(item)) + max(len(text), longest) for item in items))
+
+
+def _bounded(name: str, function):
+    """A filter of Jinja's that makes nothing huge."""
+
+    @functools.wraps(function)
+    def bounded(*args, **kwargs):
+        _step()
+        # Some filters are given a context or an environment before the text.
+        text = next((each for each in args if isinstance(each, str)), "")
+        _check_text_step(name, text, args, kwargs)
+        return function(*args, **kwargs)
+
+    return bounded
+
+
+def joined(parts: Iterable) -> str:
+    """The texts of the parts, one after the other, if they can be held."""
+    texts, size = [], 0
+    for part in parts:
+        texts.append(str(part))
+        size += len(texts[-1])
+        _check_size(size)
+    return "".join(texts)
 
 
 def _counted(values):
