@@ -36,6 +36,7 @@ setup(
         "jinja2>=3.1.6",
         "pyyaml>=6.0",
         "rich>=14.0",
+        "tqdm>=4.66",
     ],
     extras_require={
         "test": ["pytest>=8.3", "hypothesis>=6.100"],

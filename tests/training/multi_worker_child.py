@@ -1,6 +1,6 @@
 """One worker (or, without TF_CONFIG, the only process) training a small model; prints its losses as JSON.
 
-Run by test_multi_worker_strategy.py.
+Run by test_mirrored_strategy.py.
 """
 
 import json
@@ -18,6 +18,7 @@ from tfgpt.training.optimizer import AdamW
 from tfgpt.training.strategy import make_strategy
 
 STEPS, BATCH, LENGTH, VOCABULARY = 8, 8, 8, 65
+EPSILON = 1e-4  # as in replicas_child.py: no steps out of rounding
 
 
 def main():
@@ -34,7 +35,9 @@ def main():
         model = CausalLM(
             ModelConfig(VOCABULARY, LENGTH, num_layers=2, num_heads=2, hidden_dim=32, tie_embeddings=False)
         )
-        model.compile(AdamW(1e-2, global_clipnorm=0.1), micro_batches=2, steps_per_execution=4)
+        model.compile(
+            AdamW(1e-2, epsilon=EPSILON, global_clipnorm=0.1), micro_batches=2, steps_per_execution=4
+        )
     losses = []
     record = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: losses.append(float(logs["loss"]))
