@@ -1,0 +1,106 @@
+"""What the tests of the clients share: one export of a model of 12 layers, and the clients' own interpreters.
+
+Each client runs in an environment of its own, which `python benchmarks/peers.py make NAME` makes; a test whose
+environment is not there is skipped and says so. Programs that run in them stand in `programs/`; they print one
+JSON object.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+PRECISIONS = ("fp32", "int8")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def client_model(tmp_path_factory):
+    """A GPT-2 directory: 12 layers of 4 heads of 16, context 128, a byte-level BPE and a chat template."""
+    import keras
+    import numpy as np
+
+    from tfgpt.config import ModelConfig
+    from tfgpt.models.causal_lm import CausalLM
+    from tfgpt.tokenizers.byte_pair import BytePairTokenizer
+
+    folder = tmp_path_factory.mktemp("clients") / "model"
+    text = (ROOT / "tests/clients/conftest.py").read_text(encoding="utf-8")
+    tokenizer = BytePairTokenizer.train([text], vocabulary_size=320)
+    end = tokenizer.end_of_text_id
+    config = ModelConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        context_length=128,
+        num_layers=12,
+        num_heads=4,
+        hidden_dim=64,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    keras.utils.set_random_seed(7)
+    model = CausalLM(config)
+    random = np.random.default_rng(7)
+    for name, variable in model.named_weights().items():
+        if variable.shape and len(variable.shape) == 2:  # kernels as large as make every token's choice plain
+            scale = 0.5 if "table" in name else 0.15
+            variable.assign(random.normal(size=variable.shape) * scale)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder, config.context_length)
+    settings = folder / "tokenizer_config.json"
+    values = json.loads(settings.read_text(encoding="utf-8"))
+    settings.write_text(json.dumps({**values, "chat_template": CHAT_TEMPLATE}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def client_export(client_model):
+    """The export directory of `client_model` in all precisions, with its SavedModel; read only."""
+    from tfgpt_export import export
+
+    output = client_model.parent / "export"
+    export(client_model, output, precisions=PRECISIONS)
+    return output
+
+
+@pytest.fixture(scope="session")
+def peers():
+    """benchmarks/peers.py, which makes and finds the clients' environments."""
+    specification = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks/peers.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def in_client(peers):
+    """Runs a program of `programs/` in a client's environment and returns the object that it printed.
+
+    `in_client("genai", "genai_greedy.py", export_dir, ...)` passes the arguments on as strings.
+    """
+
+    def run(environment: str, program: str, *arguments) -> dict:
+        try:
+            interpreter = peers.python(environment)
+        except SystemExit as missing:
+            pytest.skip(str(missing))
+        return run_program([str(interpreter), str(PROGRAMS / program), *map(str, arguments)])
+
+    return run
+
+
+def run_program(command: list[str], timeout: int = 300) -> dict:
+    """The JSON object on the last line of what a command prints; a failing one fails the test."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=clean)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"
+    return json.loads(done.stdout.strip().splitlines()[-1])
