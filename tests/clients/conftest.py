@@ -1,8 +1,8 @@
 """What the tests of the clients share: one export of a model of 12 layers, and the clients' own interpreters.
 
-Each client runs in an environment of its own, which `python benchmarks/peers.py make NAME` makes; a test whose
-environment is not there is skipped and says so. Programs that run in them stand in `programs/`; they print one
-JSON object.
+Each client runs in an environment of its own, which `python benchmarks/peers.py make NAME` makes; a test
+whose environment is not there is skipped and says so. Programs that run in them stand in `programs/`; they
+print one JSON object.
 """
 
 import importlib.util
