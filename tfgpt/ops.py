@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from tfgpt.products import rows_times, rows_times_transposed
 from tfgpt.rotary import RotarySpec, rotate, rotation
 
 _replacements: contextvars.ContextVar[Mapping[str, Callable]] = contextvars.ContextVar(
@@ -62,14 +63,14 @@ def replaced(replacements: dict[str, Callable]):
 @named_operation
 def linear(x, kernel, bias=None):
     """`x @ kernel + bias`: x `[..., in]`, kernel `[in, out]`, bias `[out]` -> `[..., out]`."""
-    y = ops.matmul(x, kernel)
+    y = rows_times(x, kernel)
     return y if bias is None else ops.add(y, bias)
 
 
 @named_operation
 def tied_linear(x, table):
     """The head of a tied model: x `[..., E]`, table `[vocabulary, E]` -> `[..., vocabulary]`."""
-    return ops.matmul(x, ops.transpose(table))
+    return rows_times_transposed(x, table)
 
 
 @named_operation

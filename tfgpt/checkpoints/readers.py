@@ -1,18 +1,20 @@
 """Reading tensors from safetensors files, one at a time. Loads no TensorFlow.
 
-The safetensors library reads and checks the headers. The bytes of a tensor are read straight into memory that
-a framework can take over: a mapped file would be copied once more, and its pages would count as memory held.
+The safetensors library reads and checks the headers. The bytes of a tensor are the file's own, mapped into
+memory and copied on write: a framework takes them over as they are where they are aligned and need no other
+layout, and the file stays as it is whatever is written to them. As everywhere where files are mapped, a file
+must be replaced, not overwritten, while a model of it is alive; `save_pretrained` and the hub replace.
 """
 
 import json
 import math
+import mmap
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tfgpt.checkpoints.arrays import empty_aligned
 from tfgpt.errors import InputError, one_line
 
 SINGLE_FILE = "model.safetensors"
@@ -54,7 +56,7 @@ class Reader(Protocol):
         """The dtype of a tensor by NumPy's name, without reading it."""
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in memory of its own."""
+        """One tensor, which may be written to."""
 
 
 class _Stored(NamedTuple):
@@ -108,19 +110,23 @@ class TensorReader:
         return self._stored[name].dtype
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, in aligned memory of its own."""
+        """One tensor: the file's bytes, mapped and copied on write."""
         stored = self._stored[name]
+        dtype = np.dtype(stored.dtype)
+        num_elements = math.prod(stored.shape)
+        if not num_elements:
+            return np.empty(stored.shape, dtype)
         path = self.directory / stored.file
-        tensor = empty_aligned(stored.shape, stored.dtype)
-        left = memoryview(tensor.reshape(-1).view(np.uint8))
-        with path.open("rb", buffering=0) as file:
-            file.seek(stored.start)
-            while left:
-                read = file.readinto(left)  # at most 2 GB at a time on Linux
-                if not read:
-                    raise InputError(f"{path} became shorter while it was read: download it again")
-                left = left[read:]
-        return tensor
+        before = stored.start % mmap.ALLOCATIONGRANULARITY  # a mapping begins at a page
+        length = before + num_elements * dtype.itemsize
+        with path.open("rb") as file:
+            try:
+                pages = mmap.mmap(
+                    file.fileno(), length, access=mmap.ACCESS_COPY, offset=stored.start - before
+                )
+            except ValueError:
+                raise InputError(f"{path} became shorter while it was read: download it again") from None
+        return np.frombuffer(pages, dtype, num_elements, offset=before).reshape(stored.shape)
 
 
 def _header(path: Path) -> list[tuple[str, _Stored]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfgpt.checkpoints.arrays import laid_out
+from tfgpt.checkpoints.arrays import ALIGNMENT, laid_out
 from tfgpt.checkpoints.readers import DTYPES, INDEX_FILE, SINGLE_FILE
 from tfgpt.checkpoints.translate import PublishedTensors, TensorSpec
 from tfgpt.errors import InputError
@@ -68,7 +68,8 @@ def _write_file(path: Path, specs: list[TensorSpec], tensors: Iterator[np.ndarra
         place = {"dtype": _CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
         header[spec.name] = place
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    # The tensors begin where a framework can take over the memory that the file is mapped to.
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with path.open("wb", buffering=0) as file:
         _write_all(file, len(text).to_bytes(8, "little") + text)
         for name, shape, dtype in specs:
