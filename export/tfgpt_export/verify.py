@@ -11,14 +11,9 @@ from tfgpt_export import signature
 from tfgpt_export.agreement import Agreement, measure_agreement
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.reference import Answer, Case, answer, make_cases, real_part
+from tfgpt_export.rounded import float_products_session, weights_of_file
+from tfgpt_export.tolerances import LOSSLESS, QUANTIZED, TOLERANCES, WEIGHT_CHANGE
 
-# Relative to the largest number of a tensor, or to 1: float32 rounds at 6e-8, sums over some thousand
-# products and some dozen layers in another order than Keras lose two to three digits of that. A wrong mask,
-# position, scale or layer shows at 1e-2 and above.
-LOSSLESS_TOLERANCE = 1e-4
-# Rounding weights to 8 bits with a scale for each block changes them by 0.4 % at most; these limits are some
-# five times what trained and random models show, and far below what a wrong scale or a swapped block does.
-QUANTIZED_LIMITS = {"kl_divergence": 0.01, "perplexity_change": 0.01, "decided_disagreement": 0.02}
 GENERATED_TOKENS = 16
 
 
@@ -53,11 +48,22 @@ class Verifier:
             self._answers = [answer(self._model, case) for case in cases]
         return self._model
 
-    def check_lossless_onnx(self, artifact: Artifact) -> Iterator[dict]:
-        """The float32 ONNX file gives Keras's numbers in every case."""
-        if "fp32" in artifact.files:
-            session = _session(artifact.files["fp32"])
-            yield self._compare("fp32", lambda case: _run_onnx(session, case, artifact))
+    def check_lossless_onnx(self, artifact: Artifact, name: str = "fp32") -> Iterator[dict]:
+        """A float32 ONNX file gives Keras's numbers in every case."""
+        if name in artifact.files:
+            session = _session(artifact.files[name])
+            yield self._compare(name, lambda case: _run_onnx(session, case, artifact))
+
+    def check_portable_onnx(self, artifact: Artifact) -> Iterator[dict]:
+        """So does the file of standard operators."""
+        yield from self.check_lossless_onnx(artifact, "portable")
+
+    def check_half_onnx(self, artifact: Artifact) -> Iterator[dict]:
+        """The float16 ONNX file gives Keras's numbers within its rounding, and predicts what Keras does."""
+        if "fp16" in artifact.files:
+            session = _session(artifact.files["fp16"])
+            yield self._compare("fp16", lambda case: _run_onnx(session, case, artifact))
+            yield self._compare_predictions("fp16", session)
 
     def check_saved_model(self, artifact: Artifact) -> Iterator[dict]:
         """The SavedModel gives Keras's numbers through both of its signatures."""
@@ -68,41 +74,56 @@ class Verifier:
             yield self._compare("saved_model", lambda case: _run_saved_model(loaded, case, artifact))
 
     def check_quantized_onnx(self, artifact: Artifact) -> Iterator[dict]:
-        """The int8 ONNX file predicts what Keras predicts."""
-        if "int8" not in artifact.files:
-            return
-        token_ids = self._verification_tokens()
-        session = _session(artifact.files["int8"])
-
-        def predict(rows: np.ndarray) -> np.ndarray:
-            return _run_onnx(session, _whole(rows), artifact)["logits"]
-
-        agreement = measure_agreement(self.model, predict, token_ids)
-        _check_limits("int8", agreement)
-        yield {"artifact": "int8", "kind": "quantized", "limits": QUANTIZED_LIMITS, **agreement.to_dict()}
+        """Quantized ONNX files give the numbers of Keras with their weights, and predict what Keras does."""
+        for precision, path in artifact.files.items():
+            if precision in artifact.plans:
+                yield self._compare_rounded(precision, artifact)
+                yield self._compare_predictions(precision, _session(path))
 
     def check_generation(self, artifact: Artifact) -> Iterator[dict]:
         """A session opens the finished directory, and Keras would have chosen each of its greedy tokens."""
-        for precision in (name for name in artifact.files if name != "saved_model"):
+        for precision in artifact.recipe.precisions:
             yield self._compare_generation(precision)
 
     def _compare(self, name: str, run) -> dict:
         assert self.model is not None  # the answers come with it
-        worst, cases = 0.0, {}
-        for expected in self._answers:
-            found = run(expected.case)
-            cases[expected.case.name] = max(
-                _check_close(name, expected.case, tensor, found[tensor], wanted)
-                for tensor, wanted in expected.tensors.items()
-            )
-            worst = max(worst, cases[expected.case.name])
+        tolerance = TOLERANCES[name]
+        cases = _compare_cases(name, run, self._answers, tolerance)
         return {
             "artifact": name,
             "kind": "lossless",
-            "tolerance": LOSSLESS_TOLERANCE,
-            "max_relative_difference": worst,
+            "tolerance": tolerance,
+            "max_relative_difference": max(cases.values()),
             "cases": cases,
         }
+
+    def _compare_rounded(self, precision: str, artifact: Artifact) -> dict:
+        session = float_products_session(artifact.files[precision])
+        model = self.model
+        with weights_of_file(model, artifact, precision) as changes:
+            _check_changes(precision, changes)
+            answers = [answer(model, expected.case) for expected in self._answers]
+        cases = _compare_cases(precision, lambda case: _run_onnx(session, case, artifact), answers, LOSSLESS)
+        worst = max(cases.values())
+        return {
+            "artifact": precision,
+            "kind": "rounded",
+            "tolerance": LOSSLESS,
+            "max_relative_difference": worst,
+            "largest_change_of_a_weight": max(changes.values()),
+        }
+
+    def _compare_predictions(self, precision: str, session) -> dict:
+        """Rounding is judged on text that was given; what the model writes by itself is only reported on."""
+        given = self.artifact.recipe.verification_tokens is not None
+
+        def predict(rows: np.ndarray) -> np.ndarray:
+            return _run_onnx(session, _whole(rows), self.artifact)["logits"]
+
+        agreement = measure_agreement(self.model, predict, self._verification_tokens())
+        limits = QUANTIZED[precision] if given else {}
+        _check_limits(precision, agreement, limits)
+        return {"artifact": precision, "kind": "quantized", "limits": limits, **agreement.to_dict()}
 
     def _compare_generation(self, precision: str) -> dict:
         from tfgpt.serving import Session
@@ -147,10 +168,24 @@ def _keras_agrees(model: CausalLM, prompt_ids, token_ids) -> np.ndarray:
     ids = np.array([[*prompt_ids, *token_ids]])
     logits = np.asarray(model(ids, training=False))[0, len(prompt_ids) - 1 : -1]
     chosen = np.take_along_axis(logits, np.array(token_ids)[:, None], axis=1)[:, 0]
-    return logits.max(axis=1) - chosen <= LOSSLESS_TOLERANCE * np.maximum(1.0, np.abs(logits).max(axis=1))
+    return logits.max(axis=1) - chosen <= LOSSLESS * np.maximum(1.0, np.abs(logits).max(axis=1))
 
 
-def _check_close(name: str, case: Case, tensor: str, found: np.ndarray, wanted: np.ndarray) -> float:
+def _compare_cases(name: str, run, answers: list[Answer], tolerance: float) -> dict[str, float]:
+    """The largest difference of each case, by its name; raises at the first that is too large."""
+    cases = {}
+    for expected in answers:
+        found = run(expected.case)
+        cases[expected.case.name] = max(
+            _check_close(name, expected.case, tensor, found[tensor], wanted, tolerance)
+            for tensor, wanted in expected.tensors.items()
+        )
+    return cases
+
+
+def _check_close(
+    name: str, case: Case, tensor: str, found: np.ndarray, wanted: np.ndarray, tolerance: float = LOSSLESS
+) -> float:
     """The largest difference relative to the size of the tensor; raises when too large, or NaN."""
     if found.shape != wanted.shape:
         raise VerificationError(
@@ -158,16 +193,25 @@ def _check_close(name: str, case: Case, tensor: str, found: np.ndarray, wanted: 
         )
     found, wanted = real_part(tensor, found, case.mask), real_part(tensor, wanted, case.mask)
     difference = float(np.max(np.abs(found - wanted)) / max(1.0, float(np.max(np.abs(wanted)))))
-    if not difference <= LOSSLESS_TOLERANCE:
+    if not difference <= tolerance:
         raise VerificationError(
             f"{name}: {tensor} is the first tensor that differs from Keras, by {difference:.3g} where "
-            f"{LOSSLESS_TOLERANCE:g} is allowed ({case.name})"
+            f"{tolerance:g} is allowed ({case.name})"
         )
     return difference
 
 
-def _check_limits(name: str, agreement: Agreement) -> None:
-    for measure, limit in QUANTIZED_LIMITS.items():
+def _check_changes(precision: str, changes: dict[str, float]) -> None:
+    for name, change in changes.items():
+        if not change <= WEIGHT_CHANGE[precision]:
+            raise VerificationError(
+                f"{precision}: rounding changed {name} by {change:.3g} of its size, expected at most "
+                f"{WEIGHT_CHANGE[precision]:g}"
+            )
+
+
+def _check_limits(name: str, agreement: Agreement, limits: dict[str, float]) -> None:
+    for measure, limit in limits.items():
         value = abs(getattr(agreement, measure))
         if not value <= limit:
             raise VerificationError(
@@ -190,7 +234,9 @@ def _run_onnx(session, case: Case, artifact: Artifact) -> dict[str, np.ndarray]:
     """Feeds a case piece by piece, outputs becoming inputs by their place in the contract."""
     config, names = artifact.config, [tensor.name for tensor in signature.outputs(artifact.config)]
     shape = (case.token_ids.shape[0], config.num_key_value_heads, 0, config.head_dim)
-    pasts = {tensor.name: np.zeros(shape, np.float32) for tensor in signature.past_tensors(config)}
+    half = session.get_inputs()[-1].type == "tensor(float16)"
+    empty = np.zeros(shape, np.float16 if half else np.float32)
+    pasts = {tensor.name: empty for tensor in signature.past_tensors(config)}
     logits, start, found = [], 0, {}
     for end in case.ends:
         feeds = {
@@ -202,7 +248,8 @@ def _run_onnx(session, case: Case, artifact: Artifact) -> dict[str, np.ndarray]:
         pasts = dict(zip(pasts, list(found.values())[1:], strict=True))
         logits.append(found["logits"])
         start = end
-    return {**found, "logits": np.concatenate(logits, axis=1)}
+    found["logits"] = np.concatenate(logits, axis=1)
+    return {name: tensor.astype(np.float32, copy=False) for name, tensor in found.items()}
 
 
 def _run_saved_model(loaded, case: Case, artifact: Artifact) -> dict[str, np.ndarray]:

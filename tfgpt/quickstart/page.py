@@ -5,7 +5,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-_TITLES = {"fp32": "ONNX, float32", "int8": "ONNX, 8-bit weights", "saved_model": "TensorFlow SavedModel"}
+_TITLES = {
+    "fp32": "ONNX, float32",
+    "fp16": "ONNX, float16",
+    "int8": "ONNX, 8-bit weights",
+    "int4": "ONNX, 4-bit weights",
+    "portable": "ONNX, float32, standard operators",
+    "saved_model": "TensorFlow SavedModel",
+}
 _DURATIONS = {"small": "some minutes", "medium": "about an hour"}
 _STAGES = {
     "read": "reading the text",
@@ -123,6 +130,10 @@ def _findings(entry: dict) -> list[tuple[str, str]]:
     if entry["kind"] == "lossless":
         worst, allowed = entry["max_relative_difference"], entry["tolerance"]
         return [("numbers", f"largest difference from Keras {worst:.1e}, allowed {allowed:.0e}")]
+    if entry["kind"] == "rounded":
+        worst, allowed = entry["max_relative_difference"], entry["tolerance"]
+        finding = f"largest difference from Keras with these weights {worst:.1e}, allowed {allowed:.0e}"
+        return [("numbers", finding)]
     if entry["kind"] == "generation":
         agreed, total = entry["chosen_by_keras"], entry["greedy_tokens"]
         return [("generation", f"{agreed} of {total} greedy tokens are those that Keras chooses")]
