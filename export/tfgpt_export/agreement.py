@@ -1,4 +1,4 @@
-"""How far a quantized model's predictions are from Keras's, on text."""
+"""How far a model's predictions are from Keras's, on text. NumPy only."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.models.causal_lm import CausalLM
+from tfgpt_export.tolerances import DECIDED_MARGIN
 
-# Nats by which Keras must prefer its first token to its second for the choice to count as decided.
-DECIDED_MARGIN = 0.1
+# `[1, length]` token ids -> `[1, length, vocabulary]` logits.
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ class Agreement:
         return dataclasses.asdict(self)
 
 
-def measure_agreement(
-    model: CausalLM, predict: Callable[[np.ndarray], np.ndarray], token_ids: np.ndarray
-) -> Agreement:
+def measure_agreement(model: Callable, predict: Predict, token_ids: np.ndarray) -> Agreement:
     """Compares two models on text.
 
     Args:
@@ -51,14 +49,18 @@ def measure_agreement(
         predict: the other one: int64 `[1, length]` -> logits `[1, length, vocabulary]`.
         token_ids: int64 `[rows, length]`.
     """
-    rows = [_compare_row(_logits(model, row[None]), predict(row[None])[0], row) for row in token_ids]
-    positions = sum(len(row["same"]) for row in rows)
+    return summarize(_compare_row(_logits(model, row[None]), predict(row[None])[0], row) for row in token_ids)
+
+
+def summarize(rows) -> Agreement:
+    """Joins what each row gave: float arrays with one number for each prediction, by name."""
+    rows = list(rows)
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     perplexity = float(np.exp(joined["loss"].mean()))
     reference = float(np.exp(joined["reference_loss"].mean()))
     decided = joined["margin"] >= DECIDED_MARGIN
     return Agreement(
-        positions=positions,
+        positions=len(joined["same"]),
         max_logit_difference=float(joined["largest"].max()),
         mean_logit_difference=float(joined["mean"].mean()),
         top1_agreement=float(joined["same"].mean()),
@@ -70,14 +72,14 @@ def measure_agreement(
     )
 
 
-def _logits(model: CausalLM, token_ids: np.ndarray) -> np.ndarray:
+def _logits(model: Callable, token_ids: np.ndarray) -> np.ndarray:
     return np.asarray(model(token_ids, training=False))[0]  # [length, vocabulary]
 
 
 def _compare_row(wanted: np.ndarray, found: np.ndarray, token_ids: np.ndarray) -> dict[str, np.ndarray]:
     """Numbers at every position that has a next token, float64 `[length - 1]` each."""
     wanted, found, targets = wanted[:-1], found[:-1], token_ids[1:, None]
-    expected, given = _log_softmax(wanted), _log_softmax(found)
+    expected, given = log_softmax(wanted), log_softmax(found)
     best_two = np.partition(expected, -2, axis=1)[:, -2:]
     difference = np.abs(found - wanted)
     return {
@@ -91,7 +93,8 @@ def _compare_row(wanted: np.ndarray, found: np.ndarray, token_ids: np.ndarray) -
     }
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Float64 natural logarithms of probabilities, over the last axis."""
     logits = logits.astype(np.float64)
-    logits = logits - logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

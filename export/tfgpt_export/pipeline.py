@@ -76,6 +76,8 @@ def export(
                 _report(progress, name, "verify")
                 found = tuple(check(verifier, artifact))
                 artifact = dataclasses.replace(artifact, verification=artifact.verification + found)
+        if verifier is not None:
+            verifier.write_reference(artifact)
         packaging.write_reports(artifact)
     return dataclasses.replace(artifact, output=export_dir, files=_moved(artifact, export_dir))
 

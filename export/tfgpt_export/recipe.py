@@ -9,16 +9,10 @@ import onnx
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError, nearest
 from tfgpt.families.family import Family
-from tfgpt.serving.export_directory import FILE_OF_PRECISION
 from tfgpt_export.blocks import BlockFormat
+from tfgpt_export.bundle import MODEL_FILES
 from tfgpt_export.plan import QuantizationPlan
 from tfgpt_export.trace import Traced
-
-# The precisions that are written, and where.
-MODEL_FILES = {name: f"onnx/{file}" for name, file in FILE_OF_PRECISION.items()}
-SAVED_MODEL = "saved_model/1"
-# Beside the precisions: float32 in standard operators alone.
-PORTABLE_FILE = "onnx/model_portable.onnx"
 
 
 @dataclass(frozen=True)

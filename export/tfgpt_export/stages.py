@@ -9,12 +9,13 @@ import onnx
 
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
 from tfgpt_export import half
 from tfgpt_export.convert import convert, operator_counts
 from tfgpt_export.lowering import PORTABLE
 from tfgpt_export.plan import BITS, form_chooser
 from tfgpt_export.quantize import quantize_graph
-from tfgpt_export.recipe import MODEL_FILES, PORTABLE_FILE, SAVED_MODEL, Artifact
+from tfgpt_export.recipe import Artifact
 from tfgpt_export.saved_model import write_saved_model
 from tfgpt_export.trace import trace
 from tfgpt_export.weights import write_model
@@ -93,7 +94,7 @@ def saved_model_stage(artifact: Artifact) -> Artifact:
 
 
 def _write(artifact: Artifact, precision: str, model: onnx.ModelProto, tensors, num_bytes: int) -> Artifact:
-    path = artifact.output / (MODEL_FILES | {"portable": PORTABLE_FILE})[precision]
+    path = artifact.output / GRAPHS[precision]
     path.parent.mkdir(exist_ok=True)
     write_model(model, tensors, path, num_bytes)
     onnx.checker.check_model(str(path))

@@ -24,3 +24,13 @@ QUANTIZED = {
 # of their size with 8 bits and 8 % with 4; calibration trades that for smaller errors of the products,
 # and up to doubles it. Another weight's numbers would be 140 %, its neighbour's scales some 20 %.
 WEIGHT_CHANGE = {"int8": 0.05, "int4": 0.35}
+
+# Nats by which Keras must prefer its first token to its second for the choice to count as decided, and the
+# share of its decided greedy tokens that an artifact may choose otherwise, on prompts out of text that was
+# given: rounding moves logits by some hundredths (fp16, int8) or tenths (int4).
+DECIDED_MARGIN = 0.1
+GREEDY = {"fp16": 0.005, "int8": 0.02, "int4": 0.15}
+
+# A file that was verified must be as far from Keras on another machine as it was on the first: its kernels may
+# add in another order or round activations elsewhere, which changes these averages by some percent.
+AGAIN_FACTOR, AGAIN_MORE = 1.25, 1e-3

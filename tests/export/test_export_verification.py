@@ -26,26 +26,35 @@ def test_the_reports_say_what_was_compared(exported):
     kinds = [(entry["artifact"], entry["kind"]) for entry in report["artifacts"]]
     assert kinds == [
         ("fp32", "lossless"),
+        ("fp32", "predictions"),
         ("fp16", "lossless"),
-        ("fp16", "quantized"),
+        ("fp16", "predictions"),
         ("int8", "rounded"),
-        ("int8", "quantized"),
+        ("int8", "layers"),
+        ("int8", "predictions"),
         ("int4", "rounded"),
-        ("int4", "quantized"),
+        ("int4", "layers"),
+        ("int4", "predictions"),
         ("saved_model", "lossless"),
+        ("saved_model", "predictions"),
+        ("saved_model", "generation"),
         ("fp32", "generation"),
         ("fp16", "generation"),
         ("int8", "generation"),
         ("int4", "generation"),
     ]
-    assert report["artifacts"][0]["max_relative_difference"] < 1e-5
-    assert report["artifacts"][8]["chosen_by_keras"] == report["artifacts"][8]["greedy_tokens"] == 64
-    rounded = [
-        entry["max_relative_difference"] for entry in report["artifacts"] if entry["kind"] == "rounded"
-    ]
-    assert max(rounded) < 1e-5
+    assert report["passed"] and not any(entry["failures"] for entry in report["artifacts"])
+    by_kind = {(entry["artifact"], entry["kind"]): entry for entry in report["artifacts"]}
+    assert by_kind["fp32", "lossless"]["max_relative_difference"] < 1e-5
+    assert len(by_kind["fp32", "lossless"]["tensors"]) == 2 * 11 + 1
+    assert by_kind["fp32", "predictions"]["kl_divergence"] < 1e-9
+    assert max(by_kind[name, "rounded"]["max_relative_difference"] for name in ("int8", "int4")) < 1e-5
+    for name in ("fp32", "saved_model"):
+        tokens = by_kind[name, "generation"]
+        assert tokens["chosen_by_keras"] == tokens["greedy_tokens"] == 16 * tokens["prompts"] == 16 * 256
+        assert tokens["first_divergence"] == [0] * 16 + [256]
     page = (exported.output / "verification.md").read_text()
-    assert "| ONNX, float32 |" in page and "64 are the ones that Keras chooses" in page
+    assert "| ONNX, float32 |" in page and "4,096 are the ones that Keras chooses (100.0%)" in page
 
 
 def test_checksums_cover_every_file(exported):
