@@ -1,14 +1,14 @@
 """How far a model's predictions are from Keras's, on text. NumPy only."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfgpt_export.tolerances import DECIDED_MARGIN
 
-# `[1, length]` token ids -> `[1, length, vocabulary]` logits.
+# int64 `[rows, length]` token ids -> `[rows, length, vocabulary]` logits.
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -41,15 +41,33 @@ class Agreement:
         return dataclasses.asdict(self)
 
 
-def measure_agreement(model: Callable, predict: Predict, token_ids: np.ndarray) -> Agreement:
+def measure_agreement(
+    model: Callable, predict: Predict, token_ids: np.ndarray, rows_at_once: int = 1
+) -> Agreement:
     """Compares two models on text.
 
     Args:
         model: the Keras model.
-        predict: the other one: int64 `[1, length]` -> logits `[1, length, vocabulary]`.
+        predict: the other one.
         token_ids: int64 `[rows, length]`.
+        rows_at_once: how many rows of logits may be in memory, of each model.
     """
-    return summarize(_compare_row(_logits(model, row[None]), predict(row[None])[0], row) for row in token_ids)
+    return summarize(
+        _compare_row(wanted, found, row)
+        for batch in batches(token_ids, rows_at_once)
+        for wanted, found, row in zip(logits_of(model, batch), predict(batch), batch, strict=True)
+    )
+
+
+def batches(token_ids: np.ndarray, rows_at_once: int) -> Iterator[np.ndarray]:
+    """int64 `[rows_at_once or fewer, length]`, in order."""
+    for start in range(0, len(token_ids), rows_at_once):
+        yield np.asarray(token_ids[start : start + rows_at_once], np.int64)
+
+
+def logits_of(model: Callable, token_ids: np.ndarray) -> np.ndarray:
+    """What a Keras model gives for int64 `[rows, length]`: float32 `[rows, length, vocabulary]`."""
+    return np.asarray(model(token_ids, training=False))
 
 
 def summarize(rows) -> Agreement:
@@ -70,10 +88,6 @@ def summarize(rows) -> Agreement:
         reference_perplexity=reference,
         perplexity_change=perplexity / reference - 1.0,
     )
-
-
-def _logits(model: Callable, token_ids: np.ndarray) -> np.ndarray:
-    return np.asarray(model(token_ids, training=False))[0]  # [length, vocabulary]
 
 
 def _compare_row(wanted: np.ndarray, found: np.ndarray, token_ids: np.ndarray) -> dict[str, np.ndarray]:

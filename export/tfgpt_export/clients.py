@@ -1,7 +1,7 @@
 """Other runtimes asked for greedy tokens: each runs a small program of its own in a process of its own.
 
-A program stands in `programs/`, knows its runtime and nothing of tfgpt, and is run in the environment where the
-runtime is:
+A program stands in `programs/`, knows its runtime and nothing of tfgpt, and is run in the environment where
+the runtime is:
 
     PROGRAM EXPORT_DIR REQUEST.json [FOLDER]
     request   {"prompts": [[id, ...], ...], "new_tokens": n, "precision": "fp32", "file": "model.onnx"}
@@ -112,7 +112,7 @@ def find(names: Sequence[str], places: dict[str, str]) -> Found:
             present interpreter must have the module, or the current folder the npm package.
 
     Raises:
-        InputError: an unknown name, a place that does not exist, or a client asked for by name that is missing.
+        InputError: an unknown name, a place that does not exist, or a client that was named is missing.
     """
     for name in (*names, *places):
         if name not in CLIENTS and not (name == ALL and name in names):

@@ -62,8 +62,8 @@ def _differences(name: str, reference, runner, tolerance: float | None):
                 failures.append(f"{name}: {tensor} {wrong} ({expected.case.name})")
             elif tolerance is not None and not failures and not difference <= tolerance:
                 failures.append(
-                    f"{name}: {tensor} is the first tensor that differs from Keras, by {difference:.3g} where "
-                    f"{tolerance:g} is allowed ({expected.case.name})"
+                    f"{name}: {tensor} is the first tensor that differs from Keras, by {difference:.3g} "
+                    f"where {tolerance:g} is allowed ({expected.case.name})"
                 )
     return cases, tensors, failures
 

@@ -48,7 +48,8 @@ def gates_again(name: str, measured: dict[str, float]) -> Gates:
     if is_lossless(name):
         return Gates(tolerance)
     limits = {
-        measure: tolerances.AGAIN_FACTOR * abs(value) + tolerances.AGAIN_MORE for measure, value in measured.items()
+        measure: tolerances.AGAIN_FACTOR * abs(value) + tolerances.AGAIN_MORE
+        for measure, value in measured.items()
     }
     return Gates(tolerance, {measure: limits[measure] for measure in JUDGED}, limits["greedy"] + 0.01)
 
@@ -60,6 +61,7 @@ def broken_limits(name: str, agreement, limits: dict[str, float]) -> list[str]:
         value = abs(getattr(agreement, measure))
         if not value <= limit:
             broken.append(
-                f"{name}: {measure.replace('_', ' ')} against Keras is {value:.3g}, expected at most {limit:.3g}"
+                f"{name}: {measure.replace('_', ' ')} against Keras is {value:.3g}, "
+                f"expected at most {limit:.3g}"
             )
     return broken

@@ -1,4 +1,4 @@
-"""Greedy tokens on many prompts: what Keras chooses, how sure it is, and where an artifact leaves it. NumPy only.
+"""Greedy tokens on many prompts: what Keras chooses, how sure it is, where an artifact leaves it. NumPy only.
 
 After its first other token a row is another text, so only tokens up to there are compared. Where Keras's two
 best logits are a tie within rounding, another choice says nothing; where it prefers its own by a margin, it
@@ -103,9 +103,7 @@ class _Watching:
         return logits
 
 
-def compare_greedy(
-    name: str, reference: GreedyReference, found: np.ndarray, limit: float | None
-) -> dict:
+def compare_greedy(name: str, reference: GreedyReference, found: np.ndarray, limit: float | None) -> dict:
     """An entry for the report, with what is wrong.
 
     Args:
@@ -126,7 +124,7 @@ def compare_greedy(
     ties = reference.margins <= LOSSLESS * np.maximum(1.0, reference.sizes)
     wrong = until & ~equal & ~ties if limit is None else wrong
     failures = []
-    if limit is None and wrong.any() or limit is not None and not share <= limit:
+    if (limit is None and wrong.any()) or (limit is not None and not share <= limit):
         failures.append(_first_wrong(name, reference, found, wrong, share, limit))
     agreed = np.arange(num_new)[None] < first[:, None]
     return {

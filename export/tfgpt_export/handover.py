@@ -1,4 +1,4 @@
-"""README.md of an export: what the application team that receives the directory reads, with a program in each language."""
+"""README.md of an export: what the team reads that receives it, with a program in each language."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ PROGRAMS = Path(__file__).with_name("readme")
 LANGUAGES = {
     "Python": ("python", "python.py", "pip install onnxruntime tokenizers numpy"),
     "JavaScript": ("js", "javascript.mjs", "npm install --ignore-scripts @huggingface/transformers"),
-    "C++": ("cpp", "cpp.cpp", "the headers and libraries of onnxruntime-genai and onnxruntime (one release archive each)"),
+    "C++": (
+        "cpp",
+        "cpp.cpp",
+        "the headers and libraries of onnxruntime-genai and onnxruntime (one release archive each)",
+    ),
     "C#": ("csharp", "csharp.cs", "dotnet add package Microsoft.ML.OnnxRuntimeGenAI"),
 }
 # What transformers.js calls a precision.
@@ -60,8 +64,9 @@ def write_handover(directory: Path, report: dict, files: dict[str, Path], config
         "## Check what you received",
         "",
         f"`sha256sum -c {CHECKSUMS}` says that every byte is what was exported. Where tfgpt is installed "
-        "(TensorFlow is not needed), `tfgpt verify .` compares every precision with the recorded answers of the "
-        "model on this very machine, and `tfgpt verify . --client all` asks the other runtimes found on it too.",
+        "(TensorFlow is not needed), `tfgpt verify .` compares every precision with the recorded answers "
+        "of the model on this very machine, and `tfgpt verify . --client all` asks the other runtimes found on "
+        "it too.",
     ]
     write_text(directory / "README.md", "\n".join(parts) + "\n")
 
@@ -105,15 +110,17 @@ def _programs(directory: Path, files: dict[str, Path], first: str | None) -> lis
         return ["There is no ONNX file in this export; `saved_model/1` needs TensorFlow alone.", ""]
     if not (directory / "tokenizer.json").is_file():
         return [
-            "The model came without a tokenizer: prompts and answers are token ids. The graph's inputs and outputs "
-            "are those of Optimum's and transformers.js's text generation with a cache.",
+            "The model came without a tokenizer: prompts and answers are token ids. The graph's inputs and "
+            "outputs are those of Optimum's and transformers.js's text generation with a cache.",
             "",
         ]
     graph = files[first].relative_to(directory).as_posix()
     lines = ["Each program runs in this directory and continues a prompt.", ""]
     for language, (name, template, needs) in LANGUAGES.items():
         text = (PROGRAMS / template).read_text(encoding="utf-8")
-        text = text.replace("onnx/model.onnx", graph).replace('dtype: "fp32"', f'dtype: "{JAVASCRIPT_DTYPES[first]}"')
+        text = text.replace("onnx/model.onnx", graph).replace(
+            'dtype: "fp32"', f'dtype: "{JAVASCRIPT_DTYPES[first]}"'
+        )
         lines += [f"**{language}** ({_code(needs)})", "", f"```{name}", text.rstrip(), "```", ""]
     return lines
 

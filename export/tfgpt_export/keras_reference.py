@@ -15,6 +15,9 @@ from tfgpt_export.recorded import record_answer, record_text
 from tfgpt_export.reference import answer, make_cases
 from tfgpt_export.reference_file import RecordedReference, SignSource
 
+BYTES_AT_ONCE = 50_000_000
+REMEMBERED_BYTES = 200_000_000
+
 
 class KerasReference:
     """Keras's answers, each worked out when it is first needed.
@@ -31,6 +34,7 @@ class KerasReference:
         self.context_length = self.model.config.context_length
         self.text_is_given = text is not None
         self._text = text
+        self._remembered: dict[bytes, np.ndarray] = {}
 
     @cached_property
     def text(self) -> np.ndarray:
@@ -41,7 +45,9 @@ class KerasReference:
     def answers(self) -> list:
         """Logits and caches of every case."""
         config = self.model.config
-        return [answer(self.model, case) for case in make_cases(config.vocabulary_size, config.context_length)]
+        return [
+            answer(self.model, case) for case in make_cases(config.vocabulary_size, config.context_length)
+        ]
 
     @cached_property
     def greedy(self) -> greedy.GreedyReference:
@@ -53,7 +59,7 @@ class KerasReference:
 
     def agreement(self, predict: Predict) -> Agreement:
         """Compares another model's predictions on the text."""
-        return measure_agreement(self.model, predict, self.text)
+        return measure_agreement(self._logits, predict, self.text, self._rows_at_once())
 
     def recorded(self) -> RecordedReference:
         """What of it travels with the export."""
@@ -64,9 +70,23 @@ class KerasReference:
             context_length=config.context_length,
             text_is_given=self.text_is_given,
             answers=[record_answer(each, signs.of) for each in self.answers],
-            text=record_text(self.model, self.text),
+            text=record_text(self._logits, self.text, self._rows_at_once()),
             greedy=self.greedy,
         )
+
+    def _rows_at_once(self) -> int:
+        row = 4 * self.text.shape[1] * self.model.config.vocabulary_size
+        return max(1, BYTES_AT_ONCE // row)
+
+    def _logits(self, token_ids: np.ndarray, training: bool = False) -> np.ndarray:
+        """The model's, worked out once for all artifacts as long as they are not too large to keep."""
+        key = token_ids.tobytes()
+        if key in self._remembered:
+            return self._remembered[key]
+        logits = np.asarray(self.model(token_ids, training=training))
+        if sum(each.nbytes for each in self._remembered.values()) + logits.nbytes <= REMEMBERED_BYTES:
+            self._remembered[key] = logits
+        return logits
 
 
 def sample_text(model: CausalLM, rows: int = 16, length: int = 48) -> np.ndarray:

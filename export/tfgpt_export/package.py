@@ -135,4 +135,3 @@ def write_reports(artifact: Artifact) -> None:
 
 def _data_of(path: Path) -> Path:
     return path.with_name(path.name + "_data")
-

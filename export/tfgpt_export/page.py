@@ -1,4 +1,4 @@
-"""`verification.html`: the verification as one self-contained page, with plots that need neither script nor network."""
+"""`verification.html`: the verification as one page with plots, which needs neither scripts nor a network."""
 
 import re
 from html import escape
@@ -49,7 +49,9 @@ def _failures(report: dict) -> str:
 
 
 def _section(heading: str, text: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(heading)}</h2>\n<p>{escape(text)}</p>\n{body}\n</section>\n" if body else ""
+    return (
+        f"<section>\n<h2>{escape(heading)}</h2>\n<p>{escape(text)}</p>\n{body}\n</section>\n" if body else ""
+    )
 
 
 def _artifacts(report: dict) -> str:
@@ -91,8 +93,8 @@ def _layers(report: dict) -> str:
         return ""
     return _section(
         "Difference from Keras, layer by layer",
-        "Largest difference of each layer's keys and values, and of the logits, relative to the largest number "
-        f"of the tensor (or to 1). The dashed line is what float32 is allowed, {LOSSLESS:.0e}; the "
+        "Largest difference of each layer's keys and values, and of the logits, relative to the largest "
+        f"number of the tensor (or to 1). The dashed line is what float32 is allowed, {LOSSLESS:.0e}; the "
         "other precisions are judged below.",
         f"<figure>{lines(series, labels, LOSSLESS, 'difference by layer')}</figure>",
     )
@@ -118,7 +120,12 @@ def _predictions(report: dict) -> str:
     divergence = rows("kl_divergence", ".1e", "kl_divergence")
     change = rows("perplexity_change", "+.3%", "perplexity_change")
     other = [
-        Bar(entry["artifact"], entry["artifact"], 1 - entry["top1_agreement"], f"{1 - entry['top1_agreement']:.2%}")
+        Bar(
+            entry["artifact"],
+            entry["artifact"],
+            1 - entry["top1_agreement"],
+            f"{1 - entry['top1_agreement']:.2%}",
+        )
         for entry in entries
     ]
     scale = logarithmic(1e-9, max([1e-1, *(bar.value for bar in divergence if bar.value < float("inf"))]))
@@ -151,7 +158,7 @@ def _greedy(report: dict) -> str:
     entry = next(entry for entry in report["artifacts"] if "first_divergence" in entry)
     return _section(
         f"Greedy tokens of {entry['prompts']} prompts",
-        "At which new token each prompt first differs from Keras; the bar at the right are the prompts that never do.",
+        "At which new token each prompt first differs from Keras; at the right stand those that never do.",
         f"<div class=grid>{''.join(figures)}</div>",
     )
 
@@ -165,7 +172,9 @@ def _sizes(report: dict) -> str:
 
 def _operators(report: dict) -> str:
     counts = report["operators"]
-    names = sorted({name for each in counts.values() for name in each}, key=lambda name: (-_most(counts, name), name))
+    names = sorted(
+        {name for each in counts.values() for name in each}, key=lambda name: (-_most(counts, name), name)
+    )
     if not names:
         return ""
     head = "".join(f"<th>{escape(artifact)}</th>" for artifact in counts)

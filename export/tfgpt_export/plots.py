@@ -1,7 +1,7 @@
 """Small SVG plots for the verification page: no script, no library, colours from the page's style sheet.
 
-A series has the class of its artifact (`fp32`, `int8`, ...), which the style sheet colours for light, dark and
-print. Every mark carries a `<title>`, which browsers show on hovering and screen readers read.
+A series has the class of its artifact (`fp32`, `int8`, ...), which the style sheet colours for light, dark
+and print. Every mark carries a `<title>`, which browsers show on hovering and screen readers read.
 """
 
 import math
@@ -61,7 +61,9 @@ def lines(series: dict[str, Sequence[float]], x_labels: Sequence[str], gate: flo
     for power in range(low, high + 1):
         place = y(10.0**power)
         parts.append(_grid(left, place, WIDTH - right, place))
-        parts.append(f'<text class="tick" x="{left - 8}" y="{place + 4:.1f}" text-anchor="end">{_power(power)}</text>')
+        parts.append(
+            f'<text class="tick" x="{left - 8}" y="{place + 4:.1f}" text-anchor="end">{_power(power)}</text>'
+        )
     every = max(1, math.ceil(len(x_labels) / 14))
     last = len(x_labels) - 1
     for place, text in enumerate(x_labels):
@@ -83,7 +85,9 @@ def lines(series: dict[str, Sequence[float]], x_labels: Sequence[str], gate: flo
             f"<title>{kind}, {escape(x_labels[place])}: {value:.1e}</title></circle>"
             for place, value in enumerate(row)
         ]
-        parts.append(f'<text class="name {kind}" x="{WIDTH - right + 10}" y="{ends[kind] + 4:.1f}">{kind}</text>')
+        parts.append(
+            f'<text class="name {kind}" x="{WIDTH - right + 10}" y="{ends[kind] + 4:.1f}">{kind}</text>'
+        )
     return svg(height, parts, label)
 
 
@@ -144,7 +148,8 @@ def histogram(counts: Sequence[int], kind: str, label: str) -> str:
             )
         if is_last or place % 4 == 0:
             parts.append(
-                f'<text class="tick" x="{x + slot / 2:.1f}" y="{height - 6}" text-anchor="middle">{name}</text>'
+                f'<text class="tick" x="{x + slot / 2:.1f}" y="{height - 6}" '
+                f'text-anchor="middle">{name}</text>'
             )
     return svg(height, parts, label, width)
 

@@ -79,7 +79,9 @@ def artifact_sizes(export_dir: Path) -> dict[str, int]:
         for name, file in FILE_OF_PRECISION.items()
     }
     parts["saved_model"] = files_in(export_dir / SAVED_MODEL)
-    sizes = {name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()}
+    sizes = {
+        name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()
+    }
     return {name: size for name, size in sizes.items() if size}
 
 
@@ -88,7 +90,9 @@ def _precisions(export_dir: Path) -> list[str]:
         raise InputError(f"found no directory {export_dir}, expected an export; make one with `tfgpt export`")
     there = [name for name, file in FILE_OF_PRECISION.items() if (export_dir / "onnx" / file).is_file()]
     if not there:
-        raise InputError(f"found no onnx/*.onnx in {export_dir}, expected an export; make one with `tfgpt export`")
+        raise InputError(
+            f"found no onnx/*.onnx in {export_dir}, expected an export; make one with `tfgpt export`"
+        )
     return there
 
 
@@ -129,7 +133,9 @@ def _gates(name: str, reference) -> Gates:
     if reference.whole:
         return gates_of(name, reference.text_is_given)
     if name not in reference.measured and not is_lossless(name):
-        raise InputError(f"found no record of {name} in {REFERENCE_FILE}, expected one; copy the export again")
+        raise InputError(
+            f"found no record of {name} in {REFERENCE_FILE}, expected one; copy the export again"
+        )
     return gates_again(name, reference.measured.get(name, {}))
 
 
@@ -140,8 +146,8 @@ def _check_sizes(graph, reference) -> None:
     wanted = (reference.vocabulary_size, reference.num_layers)
     if found != wanted:
         raise InputError(
-            f"found a graph of {found[0]} tokens and {found[1]} layers, expected {wanted[0]} and {wanted[1]} as "
-            f"in {REFERENCE_FILE}; copy the export again"
+            f"found a graph of {found[0]} tokens and {found[1]} layers, expected {wanted[0]} and {wanted[1]} "
+            f"as in {REFERENCE_FILE}; copy the export again"
         )
 
 

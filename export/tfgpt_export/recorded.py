@@ -1,4 +1,4 @@
-"""Keras's answers, small enough to travel with the export: what a machine without TensorFlow verifies against.
+"""Keras's answers, small enough to travel with the export: what a machine without TensorFlow goes by.
 
 A whole answer is large (GPT-2's logits are 200 kB for each token), so what is kept of a tensor are its sums
 with random signs, divided by the square root of its width: a difference of typical size d in the numbers of a
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt_export.agreement import Agreement, Predict, log_softmax, summarize
+from tfgpt_export.agreement import Agreement, Predict, batches, log_softmax, logits_of, summarize
 from tfgpt_export.reference import Answer, Case, real_part
 
 NUM_SUMS = 4
 NUM_LIKELIEST = 8
 MOST_POSITIONS = 2048
+ROWS_AT_ONCE = 4
 
 
 def random_signs(width: int, seed: int) -> np.ndarray:
@@ -98,11 +99,12 @@ class RecordedText:
 
     def agreement(self, predict: Predict) -> Agreement:
         """Compares another model's predictions; logits are compared where they are recorded."""
-        return summarize(self._compare_row(row, predict) for row in range(len(self.token_ids)))
+        texts = batches(self.token_ids, ROWS_AT_ONCE)
+        found = (logits for text in texts for logits in predict(text))
+        return summarize(self._compare_row(row, logits) for row, logits in enumerate(found))
 
-    def _compare_row(self, row: int, predict: Predict) -> dict[str, np.ndarray]:
-        ids = self.token_ids[row].astype(np.int64)
-        found = predict(ids[None])[0, :-1]  # [length - 1, vocabulary]
+    def _compare_row(self, row: int, found: np.ndarray) -> dict[str, np.ndarray]:
+        ids, found = self.token_ids[row].astype(np.int64), found[:-1]  # [length - 1, vocabulary]
         wanted, likeliest = self.likeliest_logits[row].astype(np.float64), self.likeliest[row]
         given = log_softmax(found)
         expected = wanted - self.log_sums[row][:, None]
@@ -118,12 +120,13 @@ class RecordedText:
         }
 
 
-def record_text(model: Callable, token_ids: np.ndarray) -> RecordedText:
+def record_text(model: Callable, token_ids: np.ndarray, rows_at_once: int = 1) -> RecordedText:
     """Keras's predictions on as many rows as may travel."""
     token_ids = np.asarray(token_ids)[: max(1, MOST_POSITIONS // token_ids.shape[1])]
     parts: dict[str, list] = {"likeliest": [], "logits": [], "targets": [], "sums": []}
-    for row in token_ids:
-        logits = np.asarray(model(row[None], training=False))[0, :-1].astype(np.float64)
+    logits_by_row = (row for batch in batches(token_ids, rows_at_once) for row in logits_of(model, batch))
+    for row, whole in zip(token_ids, logits_by_row, strict=True):
+        logits = whole[:-1].astype(np.float64)
         kept = min(NUM_LIKELIEST, logits.shape[1])
         likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :kept]
         parts["likeliest"].append(likeliest.astype(np.int32))
@@ -135,7 +138,7 @@ def record_text(model: Callable, token_ids: np.ndarray) -> RecordedText:
 
 
 def _divergence(expected: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """KL between two distributions known on a few tokens, the rest being one: `[positions, few]` logarithms."""
+    """KL of two distributions known on a few tokens, the rest being one: logarithms `[positions, few]`."""
     probabilities = np.exp(expected)
     rest = np.clip(1.0 - probabilities.sum(axis=1), 1e-9, 1.0)
     rest_given = np.clip(1.0 - np.exp(given).sum(axis=1), 1e-9, 1.0)

@@ -1,11 +1,11 @@
 """`verification_reference.npz`: Keras's answers as a file of a few hundred kB, read without pickle.
 
-    facts                   format, layers, vocabulary, context, whether the text was given     int64 [5]
-    signs.{width}           the signs of the sums over rows of that width, packed to bits
-    case.{n}.name|token_ids|mask|ends|sizes, case.{n}.{tensor}
-    text.*                  see `RecordedText`
-    measured.{precision}    what the artifact differed by when it was exported, in the order of `MEASURED`
-    greedy.prompts          padded with -1; greedy.token_ids|margins|sizes: see `GreedyReference`
+facts                   format, layers, vocabulary, context, whether the text was given     int64 [5]
+signs.{width}           the signs of the sums over rows of that width, packed to bits
+case.{n}.name|token_ids|mask|ends|sizes, case.{n}.{tensor}
+text.*                  see `RecordedText`
+measured.{precision}    what the artifact differed by when it was exported, in the order of `MEASURED`
+greedy.prompts          padded with -1; greedy.token_ids|margins|sizes: see `GreedyReference`
 """
 
 import zipfile
@@ -105,8 +105,8 @@ def read_reference(path: Path) -> RecordedReference:
     """
     if not path.is_file():
         raise InputError(
-            f"found no {path.name} in {path.parent}, expected the recorded answers of a verified export; give "
-            "--model MODEL_DIR to compare with the model itself, or export again without --no-verify"
+            f"found no {path.name} in {path.parent}, expected the recorded answers of a verified export; "
+            "give --model MODEL_DIR to compare with the model itself, or export again without --no-verify"
         )
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -97,7 +97,7 @@ def _cases(report: dict) -> list[str]:
     if not numbers:
         return []
     lines = ["## Differences, relative to the largest number of each tensor (or to 1)", ""]
-    lines += ["| way of asking |" + "".join(f" {title(entry["artifact"])} |" for entry in numbers)]
+    lines += ["| way of asking |" + "".join(f" {title(entry['artifact'])} |" for entry in numbers)]
     lines += ["|---|" + "---|" * len(numbers)]
     for case in numbers[0]["cases"]:
         lines.append(f"| {case} |" + "".join(f" {entry['cases'][case]:.1e} |" for entry in numbers))

@@ -71,7 +71,9 @@ class SavedModelRunner:
             start = end
         caches = {}
         for layer, pair in enumerate(zip(keys.numpy(), values.numpy(), strict=True)):
-            caches |= {f"present.{layer}.{kind}": each for kind, each in zip(("key", "value"), pair, strict=True)}
+            caches |= {
+                f"present.{layer}.{kind}": each for kind, each in zip(("key", "value"), pair, strict=True)
+            }
         return {**caches, "logits": np.concatenate(logits, axis=1)}
 
     def run_whole(self, case: Case) -> np.ndarray:

@@ -82,7 +82,7 @@ class Verifier:
             yield self._compare_generation(name, Session.open(artifact.output, precision=name).decoder)
 
     def write_reference(self, artifact: Artifact) -> None:
-        """Leaves Keras's answers in the export, and how far from them each file is, for whoever verifies it."""
+        """Leaves Keras's answers in the export, and how far from them each file is, for later checks."""
         recorded = self.reference.recorded()
         shares = {
             entry["artifact"]: entry["decided_disagreement"]

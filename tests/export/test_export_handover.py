@@ -73,7 +73,12 @@ def test_the_python_program_runs_and_continues_the_prompt(handed_over, tmp_path)
     assert "onnx/model_quantized.onnx" in program
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=handed_over, env=clean, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program],
+        cwd=handed_over,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(PROMPT) and len(done.stdout) > len(PROMPT) + 1

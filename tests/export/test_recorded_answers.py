@@ -54,9 +54,7 @@ def test_a_difference_anywhere_in_a_row_is_seen_and_padding_is_not(rng):
         assert "Keras gives 2 rows of 6 tokens" in kept.shape_difference(name, tensor[:1])
         wrong = tensor.copy()
         wrong[0, ..., -1, 3] += 1.0  # one number of the last head or token
-        assert kept.difference(name, wrong) > 0.01
-        wrong = tensor.copy()
-        wrong[1, ..., 0, :] = np.nan if name == "logits" else wrong[1, ..., 0, :]
+        assert kept.difference(name, wrong) > 1e-3  # ten times the tolerance of float32
     padded = whole.tensors["present.0.key"].copy()
     padded[1, :, :2] = np.nan
     assert kept.difference("present.0.key", padded) < 1e-6
@@ -68,7 +66,9 @@ def test_a_difference_anywhere_in_a_row_is_seen_and_padding_is_not(rng):
 def greedy_of(rng):
     prompts = [[1], [2, 3], [4, 5, 6]]
     tokens = rng.integers(0, 50, (3, 4)).astype(np.int32)
-    return GreedyReference(prompts, tokens, np.full((3, 4), 2.0, np.float32), np.full((3, 4), 9.0, np.float32))
+    return GreedyReference(
+        prompts, tokens, np.full((3, 4), 2.0, np.float32), np.full((3, 4), 9.0, np.float32)
+    )
 
 
 def test_the_file_gives_back_what_was_written(rng, tmp_path):
@@ -101,8 +101,8 @@ def test_a_tie_is_no_difference_and_a_decision_is(rng):
     other[1, 2] += 1
     entry = compare_greedy("fp32", reference, other, None)
     assert entry["failures"] == [
-        f"fp32: greedy token 2 after a prompt of 2 is {other[1, 2]}, Keras chooses {other[1, 2] - 1} and prefers it "
-        "by 2"
+        f"fp32: greedy token 2 after a prompt of 2 is {other[1, 2]}, Keras chooses {other[1, 2] - 1} and "
+        "prefers it by 2"
     ]
     assert entry["first_divergence"] == [0, 0, 1, 0, 2] and entry["chosen_by_keras"] == 10
     reference.margins[1, 2] = 5e-4  # within 1e-4 of logits of size 9
@@ -127,7 +127,10 @@ def test_prompts_are_pieces_of_the_text():
     prompts = choose_prompts(text, 100, context_length=64)
     assert len(prompts) == 100 and {len(prompt) for prompt in prompts} == set(range(1, 13))
     assert all(prompt == list(range(prompt[0], prompt[0] + len(prompt))) for prompt in prompts)
-    assert choose_prompts(text[:, :2], 9, context_length=2) == [[0], [1], [48], [49], [96], [97], [144], [145]][:8]
+    assert (
+        choose_prompts(text[:, :2], 9, context_length=2)
+        == [[0], [1], [48], [49], [96], [97], [144], [145]][:8]
+    )
 
 
 def test_large_models_are_asked_less():

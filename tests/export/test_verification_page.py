@@ -29,7 +29,13 @@ def test_every_artifact_is_in_every_plot(exported, report):
     pictures = svgs(page)
     names = set(exported.files)
     by_label = {picture.get("aria-label"): picture for picture in pictures}
-    for label in ("difference by layer", "KL divergence", "change of perplexity", "other first choices", "sizes"):
+    for label in (
+        "difference by layer",
+        "KL divergence",
+        "change of perplexity",
+        "other first choices",
+        "sizes",
+    ):
         classes = {kind for each in by_label[label].iter() for kind in each.get("class", "").split()}
         assert names <= classes, label
     assert len([each for each in pictures if each.get("aria-label") == "first other token"]) == len(names)
@@ -38,7 +44,13 @@ def test_every_artifact_is_in_every_plot(exported, report):
 
 def test_failures_and_what_was_left_out_are_told(report):
     entry = {**report["artifacts"][0], "failures": ["fp32: <wrong> & so on"]}
-    failed = {**report, "passed": False, "failures": entry["failures"], "artifacts": [entry], "skipped": ["a client"]}
+    failed = {
+        **report,
+        "passed": False,
+        "failures": entry["failures"],
+        "artifacts": [entry],
+        "skipped": ["a client"],
+    }
     page = verification_html(failed)
     assert "fp32: &lt;wrong&gt; &amp; so on" in page and "not compared: a client" in page
     assert 'class="verdict bad"' in page and "<td class=bad>missed</td>" in page

@@ -82,12 +82,16 @@ def test_swapped_layers_are_found(received):
     names = [f"decoder/block_{layer}/mlp_norm/scale" for layer in (3, 7)]
     change(received, "model.onnx", *((names[i], lambda _, i=i: weights[names[1 - i]]) for i in (0, 1)))
     # The norm before the MLP of layer 3 is seen by the keys of layer 4.
-    assert "fp32: present.4.key is the first tensor that differs from Keras" in first_failure(received, "fp32")
+    assert "fp32: present.4.key is the first tensor that differs from Keras" in first_failure(
+        received, "fp32"
+    )
 
 
 def test_shifted_positions_are_found(received):
     change(received, "model.onnx", ("position", lambda table: np.roll(table, 1, axis=0)))
-    assert "fp32: present.0.key is the first tensor that differs from Keras" in first_failure(received, "fp32")
+    assert "fp32: present.0.key is the first tensor that differs from Keras" in first_failure(
+        received, "fp32"
+    )
 
 
 def test_a_wrong_number_among_the_logits_is_found(received):
@@ -100,7 +104,9 @@ def test_a_wrong_number_among_the_logits_is_found(received):
 
 
 def test_swapped_scales_are_found(received):
-    change(received, "model_quantized.onnx", ("block_2/mlp/up/kernel.scales", lambda scales: scales[::-1].copy()))
+    change(
+        received, "model_quantized.onnx", ("block_2/mlp/up/kernel.scales", lambda scales: scales[::-1].copy())
+    )
     failure = first_failure(received, "int8")
     assert failure.startswith("int8: kl divergence against Keras is") and "expected at most" in failure
 
@@ -130,7 +136,10 @@ def test_damaged_and_missing_recorded_answers(received):
     path = received / "verification_reference.npz"
     path.write_bytes(path.read_bytes()[:5000])
     report = verify_export(received)
-    assert "is not a whole reference" in report["failures"][1] and "copy the export again" in report["failures"][1]
+    assert (
+        "is not a whole reference" in report["failures"][1]
+        and "copy the export again" in report["failures"][1]
+    )
     path.unlink()
     with pytest.raises(InputError, match=r"found no verification_reference\.npz .* give --model MODEL_DIR"):
         verify_export(received)
@@ -163,8 +172,14 @@ def test_the_command_line_says_what_is_wrong(received, capsys):
         (["EXPORT", "--text", "x.txt"], "found --text without --model"),
         (["EXPORT", "--client", "genia"], "there is no client 'genia'; did you mean 'genai'?"),
         (["EXPORT", "--client-at", "genai"], "expected NAME=PATH"),
-        (["EXPORT", "--client-at", "genai=/nowhere/python", "--client", "genai"], "expected its Python interpreter"),
-        (["EXPORT", "--client", "node", "--client-at", "node=/nowhere"], "found no @huggingface/transformers in"),
+        (
+            ["EXPORT", "--client-at", "genai=/nowhere/python", "--client", "genai"],
+            "expected its Python interpreter",
+        ),
+        (
+            ["EXPORT", "--client", "node", "--client-at", "node=/nowhere"],
+            "found no @huggingface/transformers in",
+        ),
     ],
 )
 def test_wrong_use(exported, capsys, arguments, message):
@@ -191,7 +206,9 @@ def test_a_client_that_chooses_other_tokens_fails(exported, tmp_path, monkeypatc
     monkeypatch.setitem(clients.CLIENTS, "genai", (str(wrong), "json"))
     report = verify_export(exported.output, client_names=["genai"], client_places={"genai": sys.executable})
     [failure] = report["failures"]
-    assert failure.startswith("fp32 in genai: greedy token 0 after a prompt of") and "Keras chooses" in failure
+    assert (
+        failure.startswith("fp32 in genai: greedy token 0 after a prompt of") and "Keras chooses" in failure
+    )
 
 
 def test_a_client_that_breaks_is_told(exported, tmp_path, monkeypatch):
@@ -200,7 +217,9 @@ def test_a_client_that_breaks_is_told(exported, tmp_path, monkeypatch):
         program.write_text(text)
         monkeypatch.setitem(clients.CLIENTS, "genai", (str(program), "json"))
         [failure] = verify_export(exported.output, client_names=["genai"])["failures"]
-        assert ("genai failed with exit code 1: no model here", "genai printed no tokens: 'hello\\n'")[number] == failure
+        assert ("genai failed with exit code 1: no model here", "genai printed no tokens: 'hello\\n'")[
+            number
+        ] == failure
 
 
 def test_all_clients_are_those_that_are_found(exported, monkeypatch):

@@ -38,7 +38,9 @@ def run(arguments) -> int:
     """Shows each step on stderr, prints the report; 1 when a gate is missed."""
     places = dict(_name_and_path(each) for each in arguments.client_at)
     if arguments.text and not arguments.model:
-        raise InputError("found --text without --model, expected both: recorded answers are to a text of theirs")
+        raise InputError(
+            "found --text without --model, expected both: recorded answers are to a text of theirs"
+        )
     model_dir, text = None, None
     if arguments.model:
         model_dir = Path(arguments.model).expanduser()
@@ -109,6 +111,8 @@ def read_windows(path: str, model_dir: Path, config):
         if len(token_ids) >= 64 * TEXT_ROWS * length:  # enough to be spread over
             break
     if len(token_ids) < length:
-        raise InputError(f"found {len(token_ids)} tokens in {path}, expected at least {length}; give a longer text")
+        raise InputError(
+            f"found {len(token_ids)} tokens in {path}, expected at least {length}; give a longer text"
+        )
     starts = np.unique(np.linspace(0, len(token_ids) - length, TEXT_ROWS).astype(int))
     return np.array([token_ids[start : start + length] for start in starts], np.int64)

@@ -1,4 +1,4 @@
-"""Greedy tokens by onnxruntime-genai, one prompt after the other, from the graph that genai_config.json names."""
+"""Greedy tokens by onnxruntime-genai, prompt after prompt, from the graph that genai_config.json names."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Greedy tokens by optimum-onnx's ORTModelForCausalLM and transformers' `generate`, in left-padded batches."""
+"""Greedy tokens by optimum-onnx's ORTModelForCausalLM and its `generate`, in left-padded batches."""
 
 import json
 import sys

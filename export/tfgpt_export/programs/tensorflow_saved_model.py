@@ -1,4 +1,4 @@
-"""Greedy tokens by TensorFlow alone: the SavedModel's `cached_step`, one left-padded batch after the other."""
+"""Greedy tokens by TensorFlow alone: the SavedModel's `cached_step`, in left-padded batches."""
 
 import json
 import os
