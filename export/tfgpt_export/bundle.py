@@ -28,5 +28,7 @@ def artifact_sizes(export_dir: Path) -> dict[str, int]:
     """Bytes of each artifact, all of its files together."""
     parts = {name: [path, data_of(path)] for name, path in graphs_in(export_dir).items()}
     parts["saved_model"] = files_in(export_dir / SAVED_MODEL)
-    sizes = {name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()}
+    sizes = {
+        name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()
+    }
     return {name: size for name, size in sizes.items() if size}

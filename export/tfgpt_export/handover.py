@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tfgpt.files import write_text
+from tfgpt_export.bundle import data_of
 from tfgpt_export.checksums import CHECKSUMS, files_in
 from tfgpt_export.report import TITLES, verdict
 
@@ -45,7 +46,7 @@ def write_handover(directory: Path, report: dict, files: dict[str, Path], config
         files: artifact -> its file or folder within `directory`.
         config: the `ModelConfig`.
     """
-    names = [name for name in files if name != "saved_model"]
+    names = [name for name in files if name in JAVASCRIPT_DTYPES]
     first = names[0] if names else None
     parts = [
         f"# {report['model']['type']}, exported by tfgpt {report['tfgpt']}",
@@ -65,8 +66,8 @@ def write_handover(directory: Path, report: dict, files: dict[str, Path], config
         "",
         f"`sha256sum -c {CHECKSUMS}` says that every byte is what was exported. Where tfgpt is installed "
         "(TensorFlow is not needed), `tfgpt verify .` compares every precision with the recorded answers "
-        "of the model on this very machine, and `tfgpt verify . --client all` asks the other runtimes found on "
-        "it too.",
+        "of the model on this very machine, and `tfgpt verify . --client all` asks the other runtimes found "
+        "on it too.",
     ]
     write_text(directory / "README.md", "\n".join(parts) + "\n")
 
@@ -94,7 +95,7 @@ def _files(directory: Path, files: dict[str, Path], sizes: dict[str, int]) -> li
     covered = []
     for name, path in files.items():
         place = path.relative_to(directory).as_posix()
-        data = path.with_name(path.name + "_data")
+        data = data_of(path)
         beside = f" + `{data.name}`, which must stay beside it" if data.exists() else ""
         lines.append(f"| `{place}`{beside} | {sizes[name] / 1e6:,.1f} MB | {TITLES.get(name, name)} |")
         covered += [path, data]

@@ -14,10 +14,10 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.files import read_json, write_json, write_text
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
+from tfgpt_export.bundle import artifact_sizes, data_of
 from tfgpt_export.checksums import CHECKSUMS, read_checksums, write_checksums
 from tfgpt_export.handover import write_handover
 from tfgpt_export.page import verification_html
-from tfgpt_export.recheck import artifact_sizes
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page
 
@@ -61,7 +61,7 @@ def package_stage(artifact: Artifact) -> Artifact:
     else:
         write_generation_config(artifact.config, artifact.output)
     _write_tokenizer(artifact)
-    external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if _data_of(path).exists())
+    external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if data_of(path).exists())
     if external:
         values = read_json(artifact.output / CONFIG_FILE)
         values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, 1)}
@@ -131,7 +131,3 @@ def write_reports(artifact: Artifact) -> None:
     write_text(output / "verification.html", verification_html(report))
     write_handover(output, report, artifact.files, artifact.config)
     write_checksums(output)
-
-
-def _data_of(path: Path) -> Path:
-    return path.with_name(path.name + "_data")

@@ -14,15 +14,15 @@ from tfgpt.errors import InputError
 from tfgpt.files import read_json
 from tfgpt.serving import Session
 from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISION
+from tfgpt.serving.graph import load_graph
 from tfgpt_export import clients
-from tfgpt_export.checksums import compare_checksums, files_in
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in
+from tfgpt_export.checksums import compare_checksums
 from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions
 from tfgpt_export.gates import Gates, gates_again, gates_of, is_lossless
 from tfgpt_export.greedy import compare_greedy
 from tfgpt_export.reference_file import REFERENCE_FILE, read_reference
 from tfgpt_export.runners import OnnxRunner
-
-SAVED_MODEL = "saved_model/1"
 
 
 def verify_export(
@@ -50,7 +50,7 @@ def verify_export(
         InputError: not an export, no recorded answers and no model, or a client that cannot be found.
     """
     export_dir = Path(export_dir)
-    precisions = _precisions(export_dir)
+    graphs = _graphs(export_dir)
     asked = clients.find(client_names, client_places or {})  # a wrong name is told before the work
     progress("checksums")
     entries = [compare_checksums(export_dir)]
@@ -59,7 +59,7 @@ def verify_export(
         entries.append({"artifact": "reference", "kind": "reference", "failures": [failure]})
     skipped = list(asked.missing)
     if reference is not None:
-        for name in precisions:
+        for name in graphs:
             entries += _onnx_entries(name, export_dir, reference, progress)
         if (export_dir / SAVED_MODEL).is_dir():
             if model_dir is not None:
@@ -68,32 +68,19 @@ def verify_export(
                 skipped.append("saved_model: give --client tensorflow, or --model MODEL_DIR, to compare it")
         for client in asked.programs.values():
             progress(f"client {client.name}")
-            entries.append(_client_entry(client, export_dir, reference, precisions))
+            entries.append(_client_entry(client, export_dir, reference, list(graphs)))
     return _report(export_dir, model_dir, reference, entries, skipped)
 
 
-def artifact_sizes(export_dir: Path) -> dict[str, int]:
-    """Bytes of each artifact, all of its files together."""
-    parts = {
-        name: [path for path in (export_dir / "onnx" / file, export_dir / "onnx" / f"{file}_data")]
-        for name, file in FILE_OF_PRECISION.items()
-    }
-    parts["saved_model"] = files_in(export_dir / SAVED_MODEL)
-    sizes = {
-        name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()
-    }
-    return {name: size for name, size in sizes.items() if size}
-
-
-def _precisions(export_dir: Path) -> list[str]:
+def _graphs(export_dir: Path) -> dict[str, Path]:
     if not export_dir.is_dir():
         raise InputError(f"found no directory {export_dir}, expected an export; make one with `tfgpt export`")
-    there = [name for name, file in FILE_OF_PRECISION.items() if (export_dir / "onnx" / file).is_file()]
-    if not there:
+    graphs = graphs_in(export_dir)
+    if not graphs:
         raise InputError(
             f"found no onnx/*.onnx in {export_dir}, expected an export; make one with `tfgpt export`"
         )
-    return there
+    return graphs
 
 
 def _reference(export_dir: Path, model_dir: Path | None, text, progress):
@@ -115,13 +102,16 @@ def _reference(export_dir: Path, model_dir: Path | None, text, progress):
 def _onnx_entries(name: str, export_dir: Path, reference, progress) -> list[dict]:
     progress(f"{name}: numbers and predictions")
     try:
-        runner = OnnxRunner(export_dir / "onnx" / FILE_OF_PRECISION[name])
-        _check_sizes(runner.graph, reference)
+        graph = load_graph(export_dir / GRAPHS[name])
+        _check_sizes(graph, reference)
+        runner = OnnxRunner(graph.session)
         gates = _gates(name, reference)
         entries = [
             compare_numbers(name, reference, runner, gates),
             compare_predictions(name, reference, runner, gates),
         ]
+        if name not in FILE_OF_PRECISION:
+            return entries  # no session opens the file of standard operators
         progress(f"{name}: greedy tokens")
         decoder = Session.open(export_dir, precision=name).decoder
         return [*entries, compare_generation(name, reference, decoder, gates)]

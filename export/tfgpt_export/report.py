@@ -59,7 +59,9 @@ def sentences(entry: dict) -> list[tuple[str, str]]:
         worst = f"largest difference {entry['max_relative_difference']:.1e}{allowed}"
         return [(f"cache and logits, {len(entry['cases'])} ways of asking", worst), *failures]
     if entry["kind"] == "rounded":
-        worst = f"largest difference {entry['max_relative_difference']:.1e} (allowed {entry['tolerance']:.0e})"
+        worst = (
+            f"largest difference {entry['max_relative_difference']:.1e} (allowed {entry['tolerance']:.0e})"
+        )
         return [("cache and logits, against Keras with the same rounded weights", worst), *failures]
     if entry["kind"] == "predictions":
         return [(f"predictions at {entry['positions']:,} positions", _predictions(entry)), *failures]

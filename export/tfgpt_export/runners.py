@@ -13,6 +13,8 @@ import numpy as np
 from tfgpt.serving.graph import load_graph
 from tfgpt_export.reference import Case
 
+PAST, PRESENT = "past_key_values.", "present."
+
 
 def whole_case(token_ids: np.ndarray) -> Case:
     """Rows without padding, at once."""
@@ -22,16 +24,20 @@ def whole_case(token_ids: np.ndarray) -> Case:
 class OnnxRunner:
     """A graph of the common contract, in any precision."""
 
-    def __init__(self, path: Path):
+    def __init__(self, session):
+        """`session`: an onnxruntime.InferenceSession."""
+        self._session = session
+        self._pasts = {each.name: each for each in session.get_inputs() if each.name.startswith(PAST)}
+        self._outputs = ["logits", *(name.replace(PAST, PRESENT, 1) for name in self._pasts)]
+
+    @classmethod
+    def open(cls, path: Path) -> "OnnxRunner":
         """Raises InputError when onnxruntime cannot load it, or its inputs are others."""
-        self.graph = load_graph(Path(path))
+        return cls(load_graph(Path(path)).session)
 
     def run(self, case: Case) -> dict[str, np.ndarray]:
         """Feeds a case piece by piece, outputs becoming inputs by their place in the contract."""
-        graph = self.graph
-        shape = (case.token_ids.shape[0], graph.num_key_value_heads, 0, graph.head_dim)
-        pasts = {past: np.zeros(shape, graph.dtype) for past, _ in graph.cache_names}
-        names = ["logits", *(present for _, present in graph.cache_names)]
+        pasts = {name: self._empty(each, len(case.token_ids)) for name, each in self._pasts.items()}
         logits, start, found = [], 0, {}
         for end in case.ends:
             feeds = {
@@ -39,8 +45,9 @@ class OnnxRunner:
                 "attention_mask": case.mask[:, :end],
                 "position_ids": case.positions[:, start:end],
             }
-            found = dict(zip(names, graph.session.run(None, feeds | pasts), strict=True))
-            pasts = dict(zip(pasts, list(found.values())[1:], strict=True))
+            outputs = self._session.run(None, feeds | pasts)
+            found = dict(zip(self._outputs, outputs, strict=True))
+            pasts = dict(zip(pasts, outputs[1:], strict=True))
             logits.append(found["logits"])
             start = end
         found["logits"] = np.concatenate(logits, axis=1)
@@ -49,6 +56,11 @@ class OnnxRunner:
     def predict(self, token_ids: np.ndarray) -> np.ndarray:
         """int64 `[rows, length]` -> float32 `[rows, length, vocabulary]`."""
         return self.run(whole_case(token_ids))["logits"]
+
+    @staticmethod
+    def _empty(past, num_rows: int) -> np.ndarray:
+        kind = np.float16 if past.type == "tensor(float16)" else np.float32
+        return np.zeros((num_rows, past.shape[1], 0, past.shape[3]), kind)
 
 
 class SavedModelRunner:

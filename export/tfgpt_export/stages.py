@@ -9,8 +9,8 @@ import onnx
 
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
-from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
 from tfgpt_export import half
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
 from tfgpt_export.convert import convert, operator_counts
 from tfgpt_export.lowering import PORTABLE
 from tfgpt_export.plan import BITS, form_chooser

@@ -31,6 +31,6 @@ WEIGHT_CHANGE = {"int8": 0.05, "int4": 0.35}
 DECIDED_MARGIN = 0.1
 GREEDY = {"fp16": 0.005, "int8": 0.02, "int4": 0.15}
 
-# A file that was verified must be as far from Keras on another machine as it was on the first: its kernels may
-# add in another order or round activations elsewhere, which changes these averages by some percent.
+# A file that was verified must be as far from Keras on another machine as it was on the first: its kernels
+# may add in another order or round activations elsewhere, which changes these averages by some percent.
 AGAIN_FACTOR, AGAIN_MORE = 1.25, 1e-3

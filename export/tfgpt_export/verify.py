@@ -104,7 +104,7 @@ class Verifier:
         yield passed(compare_predictions(name, self.reference, runner, self._gates(name)))
 
     def _compare_rounded(self, name: str, artifact: Artifact) -> dict:
-        """The arithmetic apart from the rounding: Keras computes with the weights that the file stands for."""
+        """The arithmetic apart from the rounding: Keras computes with the weights that the file has."""
         reference = self.reference
         cases = [each.case for each in reference.answers]
         with weights_of_file(reference.model, artifact, name) as changes:

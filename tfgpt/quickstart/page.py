@@ -110,14 +110,14 @@ class Page:
         """What to try now."""
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results["seconds"].items())
         export, logs = shlex.quote(f"{output}/export"), shlex.quote(f"{output}/train/tensorboard")
-        report = shlex.quote(f"{output}/export/verification.md")
+        report = shlex.quote(f"{output}/export/verification.html")
         prompt = shlex.quote(results["completions"][0]["prompt"])
         self._print(
             f"\nDone: {spent}.\nEverything is in {output}/; try next:\n\n"
             f"  tfgpt generate {export} --temperature 0.7 --precision int8 -- {prompt}\n"
             f"  tensorboard --logdir {logs}\n"
             f"  tfgpt quickstart --output my-text --corpus PATH/TO/TEXT\n"
-            f"  cat {report}\n"
+            f"  (in a browser) {report}\n"
         )
 
 
@@ -136,8 +136,10 @@ def _findings(entry: dict) -> list[tuple[str, str]]:
         return [("numbers", finding)]
     if entry["kind"] == "generation":
         agreed, total = entry["chosen_by_keras"], entry["greedy_tokens"]
-        return [("generation", f"{agreed} of {total} greedy tokens are those that Keras chooses")]
-    limit = entry["limits"]["perplexity_change"]
+        return [("generation", f"{agreed:,} of {total:,} greedy tokens are those that Keras chooses")]
+    limit = entry.get("limits", {}).get("perplexity_change")
+    if limit is None:  # float32: its numbers are Keras's
+        return []
     return [
         (
             "predictions",
