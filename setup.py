@@ -17,7 +17,10 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfgpt", "tfgpt.*"]) + find_packages("export"),
     package_dir={"tfgpt_export": "export/tfgpt_export"},
-    package_data={"tfgpt.quickstart": ["*.yaml"]},
+    package_data={
+        "tfgpt.quickstart": ["*.yaml"],
+        "tfgpt_export": ["*.css", "readme/*", "programs/*"],
+    },
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15",

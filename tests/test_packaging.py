@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # What is imported under another name than it is installed by.
 IMPORTED_AS = {"pyyaml": "yaml"}
+# Programs for other environments: no modules, and no requirements of this one.
+PROGRAMS = {ROOT / "export/tfgpt_export/readme", ROOT / "export/tfgpt_export/programs"}
 # Imported where it is the backend that somebody chose, hence installed it.
 BACKENDS = {"jax"}
 
@@ -42,7 +44,7 @@ def test_every_import_is_a_requirement(settings):
     names = [re.split(r"[<>=!~\[ ]", requirement)[0] for requirement in settings["install_requires"]]
     required = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
     sources = [*(ROOT / "tfgpt").rglob("*.py"), *(ROOT / "export").rglob("*.py")]
-    used = {name for path in sources for name in imported(path)}
+    used = {name for path in sources if path.parent not in PROGRAMS for name in imported(path)}
     own = {"tfgpt", "tfgpt_export"} | set(sys.stdlib_module_names)
     assert sorted(used - own - BACKENDS - required) == []
     # keras-nlp is promised to users, who find it installed.
@@ -52,9 +54,11 @@ def test_every_import_is_a_requirement(settings):
 def test_files_that_are_not_python_are_package_data(settings):
     for root in (ROOT / "tfgpt", ROOT / "export/tfgpt_export"):
         for path in sorted(root.rglob("*")):
-            if path.is_dir() or path.suffix in (".py", ".pyc"):
+            is_module = path.suffix == ".py" and path.parent not in PROGRAMS
+            if path.is_dir() or is_module or path.suffix == ".pyc":
                 continue
-            package = ".".join(path.parent.relative_to(root.parent).parts)
+            folder = root if path.parent in PROGRAMS else path.parent
+            package = ".".join(folder.relative_to(root.parent).parts)
             patterns = settings["package_data"].get(package, [])
             assert any(path.match(pattern) for pattern in patterns), f"{path} would not be installed"
 
@@ -62,4 +66,4 @@ def test_files_that_are_not_python_are_package_data(settings):
 def test_every_folder_of_sources_is_a_package():
     for root in (ROOT / "tfgpt", ROOT / "export/tfgpt_export"):
         for path in root.rglob("*.py"):
-            assert (path.parent / "__init__.py").exists(), path
+            assert path.parent in PROGRAMS or (path.parent / "__init__.py").exists(), path

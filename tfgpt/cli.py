@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train a model from a recipe; an interrupted run goes on where it was",
     "evaluate": "loss, perplexity and bits per byte of a model on a text",
     "export": "model directory -> ONNX and SavedModel, verified against Keras",
+    "verify": "compare an export with Keras again, where it was received; a page and JSON",
     "generate": "continue a prompt, with a model directory or an export",
     "convert": "a published checkpoint -> a model directory",
     "models": "the families and their published sizes: parameters, context, licence, where the weights are",

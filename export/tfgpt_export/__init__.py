@@ -6,7 +6,8 @@ _PUBLIC = {
     "export": "tfgpt_export.pipeline",
     "Artifact": "tfgpt_export.recipe",
     "ExportRecipe": "tfgpt_export.recipe",
-    "VerificationError": "tfgpt_export.verify",
+    "verify_export": "tfgpt_export.recheck",
+    "VerificationError": "tfgpt_export.gates",
 }
 
 __all__ = list(_PUBLIC)

@@ -1,15 +1,15 @@
-"""How far a quantized model's predictions are from Keras's, on text."""
+"""How far a model's predictions are from Keras's, on text. NumPy only."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.models.causal_lm import CausalLM
+from tfgpt_export.tolerances import DECIDED_MARGIN
 
-# Nats by which Keras must prefer its first token to its second for the choice to count as decided.
-DECIDED_MARGIN = 0.1
+# int64 `[rows, length]` token ids -> `[rows, length, vocabulary]` logits.
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,43 @@ class Agreement:
 
 
 def measure_agreement(
-    model: CausalLM, predict: Callable[[np.ndarray], np.ndarray], token_ids: np.ndarray
+    model: Callable, predict: Predict, token_ids: np.ndarray, rows_at_once: int = 1
 ) -> Agreement:
     """Compares two models on text.
 
     Args:
         model: the Keras model.
-        predict: the other one: int64 `[1, length]` -> logits `[1, length, vocabulary]`.
+        predict: the other one.
         token_ids: int64 `[rows, length]`.
+        rows_at_once: how many rows of logits may be in memory, of each model.
     """
-    rows = [_compare_row(_logits(model, row[None]), predict(row[None])[0], row) for row in token_ids]
-    positions = sum(len(row["same"]) for row in rows)
+    return summarize(
+        _compare_row(wanted, found, row)
+        for batch in batches(token_ids, rows_at_once)
+        for wanted, found, row in zip(logits_of(model, batch), predict(batch), batch, strict=True)
+    )
+
+
+def batches(token_ids: np.ndarray, rows_at_once: int) -> Iterator[np.ndarray]:
+    """int64 `[rows_at_once or fewer, length]`, in order."""
+    for start in range(0, len(token_ids), rows_at_once):
+        yield np.asarray(token_ids[start : start + rows_at_once], np.int64)
+
+
+def logits_of(model: Callable, token_ids: np.ndarray) -> np.ndarray:
+    """What a Keras model gives for int64 `[rows, length]`: float32 `[rows, length, vocabulary]`."""
+    return np.asarray(model(token_ids, training=False))
+
+
+def summarize(rows) -> Agreement:
+    """Joins what each row gave: float arrays with one number for each prediction, by name."""
+    rows = list(rows)
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     perplexity = float(np.exp(joined["loss"].mean()))
     reference = float(np.exp(joined["reference_loss"].mean()))
     decided = joined["margin"] >= DECIDED_MARGIN
     return Agreement(
-        positions=positions,
+        positions=len(joined["same"]),
         max_logit_difference=float(joined["largest"].max()),
         mean_logit_difference=float(joined["mean"].mean()),
         top1_agreement=float(joined["same"].mean()),
@@ -70,14 +90,10 @@ def measure_agreement(
     )
 
 
-def _logits(model: CausalLM, token_ids: np.ndarray) -> np.ndarray:
-    return np.asarray(model(token_ids, training=False))[0]  # [length, vocabulary]
-
-
 def _compare_row(wanted: np.ndarray, found: np.ndarray, token_ids: np.ndarray) -> dict[str, np.ndarray]:
     """Numbers at every position that has a next token, float64 `[length - 1]` each."""
     wanted, found, targets = wanted[:-1], found[:-1], token_ids[1:, None]
-    expected, given = _log_softmax(wanted), _log_softmax(found)
+    expected, given = log_softmax(wanted), log_softmax(found)
     best_two = np.partition(expected, -2, axis=1)[:, -2:]
     difference = np.abs(found - wanted)
     return {
@@ -91,7 +107,8 @@ def _compare_row(wanted: np.ndarray, found: np.ndarray, token_ids: np.ndarray) -
     }
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Float64 natural logarithms of probabilities, over the last axis."""
     logits = logits.astype(np.float64)
-    logits = logits - logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

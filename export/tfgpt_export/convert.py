@@ -12,22 +12,25 @@ import onnx
 from onnx import helper
 
 from tfgpt._version import __version__
-from tfgpt.config import ModelConfig, Norm
+from tfgpt.config import ModelConfig
 from tfgpt_export import lower, signature
+from tfgpt_export.lowering import FUSED, Lowering
 from tfgpt_export.trace import Traced
 
-# tf2onnx writes up to opset 18; Gelu needs 20, RMSNormalization 23: as low as the operators allow. Each opset
-# with the version of the file format that belongs to it.
-TRACE_OPSET = 18
-VERSIONS = {Norm.LAYER: (20, 9), Norm.RMS: (23, 11)}
+TF2ONNX_OPSET = 18  # the highest that it writes; newer operators are put in by the lowering
 
 
 class LoweringError(RuntimeError):
     """The graph is not what the model's config says it must be: a defect of the export stage."""
 
 
-def convert(traced: Traced, config: ModelConfig) -> onnx.ModelProto:
+def convert(traced: Traced, config: ModelConfig, lowering: Lowering = FUSED) -> onnx.ModelProto:
     """The graph of a traced model, its weights being graph inputs named as `Traced.weight_shapes` names them.
+
+    Args:
+        traced: by `trace`, with the same config and lowering.
+        config: the model's.
+        lowering: which operators there are.
 
     Raises:
         LoweringError: a lowered operator is missing, or one too many, or TensorFlow's operators are left.
@@ -38,7 +41,7 @@ def convert(traced: Traced, config: ModelConfig) -> onnx.ModelProto:
         model, _ = tf2onnx.convert.from_function(
             traced.function,
             traced.specs,
-            opset=TRACE_OPSET,
+            opset=min(lowering.versions(config).opset, TF2ONNX_OPSET),
             custom_op_handlers={lower.MARKER: (lower.place, [])},
         )
     concrete = traced.function.get_concrete_function()
@@ -50,8 +53,8 @@ def convert(traced: Traced, config: ModelConfig) -> onnx.ModelProto:
     }
     _rename(model.graph, renamed)
     _state_contract(model.graph, graph_inputs, graph_outputs, traced.weight_shapes)
-    _state_versions(model, *VERSIONS[config.norm])
-    check_counts(model.graph, lower.counts(config))
+    _state_versions(model, lowering, config)
+    check_counts(model.graph, lowering.counts(config))
     return model
 
 
@@ -91,13 +94,16 @@ def _value_info(tensor: signature.Tensor) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, kinds[tensor.dtype], list(tensor.dims))
 
 
-def _state_versions(model: onnx.ModelProto, opset: int, ir_version: int) -> None:
+def _state_versions(model: onnx.ModelProto, lowering: Lowering, config: ModelConfig) -> None:
+    versions = lowering.versions(config)
     del model.opset_import[:]
-    model.opset_import.extend([helper.make_opsetid("", opset), helper.make_opsetid(lower.MICROSOFT, 1)])
-    model.ir_version = ir_version
+    model.opset_import.append(helper.make_opsetid("", versions.opset))
+    model.ir_version = versions.ir
     model.producer_name, model.producer_version, model.doc_string = "tfgpt", __version__, ""
-    # The attention operator writes new slots in place when past and present are bound to one buffer.
-    helper.set_model_props(model, {"tfgpt.shared_cache": "1"})
+    if lowering.is_fused:
+        model.opset_import.append(helper.make_opsetid(lower.MICROSOFT, 1))
+        # The attention operator writes new slots in place when past and present are bound to one buffer.
+        helper.set_model_props(model, {"tfgpt.shared_cache": "1"})
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def lowered(config: ModelConfig) -> dict:
 
     def attention_inputs(positions, mask, past, windows, rotary):
         del past, windows
-        return _attention_inputs(positions, mask, _rotary_tables(config, rotary))
+        return _attention_inputs(positions, mask, rotary_tables(config, rotary))
 
     return {
         "linear": _linear,
@@ -188,7 +188,7 @@ def _attention_inputs(positions, mask, rotation):
     return LoweredInputs(bias, last_slot, num_slots, (*rotation, positions) if rotation else ())
 
 
-def _rotary_tables(config: ModelConfig, rotary: RotarySpec | None) -> tuple:
+def rotary_tables(config: ModelConfig, rotary: RotarySpec | None) -> tuple:
     if rotary is None:
         return ()
     # [context, dim / 2]

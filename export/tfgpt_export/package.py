@@ -1,19 +1,25 @@
 """Last stage: what stands beside the graphs, and the reports. See `genai_config` for onnxruntime-genai."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from tfgpt._version import __version__
-from tfgpt.checkpoints.directory import CONFIG_FILE, GENERATION_FILE, copy_tokenizer
+from tfgpt.checkpoints.directory import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    copy_tokenizer,
+    write_generation_config,
+)
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.files import read_json, write_json, write_text
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
+from tfgpt_export.bundle import artifact_sizes, data_of
+from tfgpt_export.checksums import CHECKSUMS, read_checksums, write_checksums
+from tfgpt_export.handover import write_handover
+from tfgpt_export.page import verification_html
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page
-
-CHECKSUMS = "SHA256SUMS"
 
 
 def check_directories(model_dir: Path, export_dir: Path) -> None:
@@ -36,9 +42,8 @@ def check_directories(model_dir: Path, export_dir: Path) -> None:
 
 def _not_of_an_export(directory: Path) -> list[Path]:
     """The files in it that the checksums of an earlier export do not list: somebody else's."""
-    sums = directory / CHECKSUMS
-    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
-    own = {directory / line.partition("  ")[2] for line in lines} | ({sums} if lines else set())
+    own = {directory / name for name in read_checksums(directory)}
+    own |= {directory / CHECKSUMS} if own else set()
     return [path for path in sorted(directory.rglob("*")) if path not in own and not path.is_dir()]
 
 
@@ -50,11 +55,13 @@ def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
 
 def package_stage(artifact: Artifact) -> Artifact:
     """Copies the configs and the tokenizer and writes genai_config.json."""
-    for name in (CONFIG_FILE, GENERATION_FILE):
-        if (artifact.model_dir / name).exists():
-            shutil.copyfile(artifact.model_dir / name, artifact.output / name)
+    shutil.copyfile(artifact.model_dir / CONFIG_FILE, artifact.output / CONFIG_FILE)
+    if (artifact.model_dir / GENERATION_FILE).exists():
+        shutil.copyfile(artifact.model_dir / GENERATION_FILE, artifact.output / GENERATION_FILE)
+    else:
+        write_generation_config(artifact.config, artifact.output)
     _write_tokenizer(artifact)
-    external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if _data_of(path).exists())
+    external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if data_of(path).exists())
     if external:
         values = read_json(artifact.output / CONFIG_FILE)
         values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, 1)}
@@ -99,37 +106,28 @@ def genai_config(artifact: Artifact) -> dict:
 
 
 def write_reports(artifact: Artifact) -> None:
-    """Writes verification.json, verification.md and, last, the checksums of everything."""
+    """Writes verification.json, .md and .html, README.md and, last, the checksums of everything."""
+    output, recipe = artifact.output, artifact.recipe
     report = {
         "tfgpt": __version__,
-        "verified": artifact.recipe.verify,
+        "verified": recipe.verify,
+        "passed": recipe.verify,  # an artifact that misses a gate ends the export before this
+        "failures": [],
+        "compared_with": "Keras",
+        "text": "the model's own" if recipe.verification_tokens is None else "given",
+        "model": {
+            "type": artifact.family.model_type,
+            "vocabulary_size": artifact.config.vocabulary_size,
+            "context_length": artifact.config.context_length,
+        },
         "config": artifact.config.to_dict(),
+        "sizes": artifact_sizes(output),
         "operators": artifact.counts,
         "artifacts": list(artifact.verification),
+        "skipped": [],
     }
-    write_json(artifact.output / "verification.json", report)
-    write_text(artifact.output / "verification.md", verification_page(report, _sizes(artifact)))
-    lines = [f"{_sha256(path)}  {path.relative_to(artifact.output)}" for path in _files(artifact.output)]
-    write_text(artifact.output / CHECKSUMS, "\n".join(lines) + "\n")
-
-
-def _sizes(artifact: Artifact) -> dict[str, int]:
-    """Bytes of each artifact, all of its files together."""
-    sizes = {}
-    for name, path in artifact.files.items():
-        parts = _files(path) if path.is_dir() else [each for each in (path, _data_of(path)) if each.exists()]
-        sizes[name] = sum(part.stat().st_size for part in parts)
-    return sizes
-
-
-def _data_of(path: Path) -> Path:
-    return path.with_name(path.name + "_data")
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_json(output / "verification.json", report)
+    write_text(output / "verification.md", verification_page(report))
+    write_text(output / "verification.html", verification_html(report))
+    write_handover(output, report, artifact.files, artifact.config)
+    write_checksums(output)

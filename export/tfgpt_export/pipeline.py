@@ -3,7 +3,10 @@
 trace       Keras -> a TensorFlow function, weights as arguments      check: it is traced whole
 convert     -> ONNX graph, weights as inputs                          check: contract, operator counts
 attach      -> onnx/model.onnx (+ _data)                              check: equal to Keras
-quantize    -> onnx/model_quantized.onnx                              check: says the same as Keras
+halve       -> onnx/model_fp16.onnx                                   check: equal within float16's rounding
+quantize    -> onnx/model_quantized.onnx, onnx/model_q4.onnx          check: equal to Keras of these weights,
+                                                                             and predicts what Keras does
+portable    -> onnx/model_portable.onnx                               check: equal to Keras
 saved_model -> saved_model/1                                          check: equal to Keras
 package     -> config, tokenizer, genai_config, checksums, report     check: a session opens it
 """
@@ -26,7 +29,9 @@ STAGES = (
     ("trace", stages.trace_stage, None),
     ("convert", stages.convert_stage, None),
     ("attach", stages.attach_stage, Verifier.check_lossless_onnx),
+    ("halve", stages.halve_stage, Verifier.check_half_onnx),
     ("quantize", stages.quantize_stage, Verifier.check_quantized_onnx),
+    ("portable", stages.portable_stage, Verifier.check_portable_onnx),
     ("saved_model", stages.saved_model_stage, Verifier.check_saved_model),
     ("package", packaging.package_stage, Verifier.check_generation),
 )
@@ -44,7 +49,7 @@ def export(
     Args:
         model_dir: config.json, safetensors and a tokenizer, as `save_pretrained` writes them.
         export_dir: where to; see the README of the export stage for what is in it.
-        precisions: of "fp32" and "int8".
+        precisions: of "fp32", "fp16", "int8" and "int4".
         progress: called with (stage, "run" or "verify") when each begins.
         **options: the other fields of `ExportRecipe`.
 
@@ -71,6 +76,8 @@ def export(
                 _report(progress, name, "verify")
                 found = tuple(check(verifier, artifact))
                 artifact = dataclasses.replace(artifact, verification=artifact.verification + found)
+        if verifier is not None:
+            verifier.write_reference(artifact)
         packaging.write_reports(artifact)
     return dataclasses.replace(artifact, output=export_dir, files=_moved(artifact, export_dir))
 

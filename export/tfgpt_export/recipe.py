@@ -9,12 +9,10 @@ import onnx
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError, nearest
 from tfgpt.families.family import Family
-from tfgpt.serving.export_directory import FILE_OF_PRECISION
+from tfgpt_export.blocks import BlockFormat
+from tfgpt_export.bundle import MODEL_FILES
+from tfgpt_export.plan import QuantizationPlan
 from tfgpt_export.trace import Traced
-
-# The precisions that are written, and where.
-MODEL_FILES = {name: f"onnx/{FILE_OF_PRECISION[name]}" for name in ("fp32", "int8")}
-SAVED_MODEL = "saved_model/1"
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,10 @@ class ExportRecipe:
     Args:
         precisions: which ONNX files are written, of `MODEL_FILES`.
         saved_model: whether a TensorFlow SavedModel is written too.
+        portable: whether a float32 ONNX file without operators of com.microsoft is written too.
         verify: whether every artifact is compared with Keras; a difference stops the export.
-        block_size: numbers that share one scale in int8; a power of 2 from 16 on. `None` takes the largest of
-            128, 64 and 32 that divides the hidden width: fewer scales are fewer bytes to read for each token.
+        block_size: numbers that share one scale in int8 and int4; a power of 2 from 16 on. `None` takes what
+            `plan.form_chooser` says for each.
         verification_tokens: int `[rows, length]` of real text that quantization is judged on; `None` lets the
             model write its own.
         keep_stages: also keep what each stage made (`stages/` in the export directory).
@@ -37,6 +36,7 @@ class ExportRecipe:
 
     precisions: tuple[str, ...] = ("fp32", "int8")
     saved_model: bool = True
+    portable: bool = False
     verify: bool = True
     block_size: int | None = None
     verification_tokens: np.ndarray | None = None
@@ -48,8 +48,8 @@ class ExportRecipe:
                 raise InputError(f"there is no precision {precision!r}{nearest(precision, MODEL_FILES)}")
         if not self.precisions:
             raise InputError(f"no precision given: expected some of {', '.join(MODEL_FILES)}")
-        if self.block_size is not None and (self.block_size < 16 or self.block_size & (self.block_size - 1)):
-            raise InputError(f"block_size is {self.block_size}: expected a power of 2 from 16 on")
+        if self.block_size is not None:
+            BlockFormat(8, self.block_size)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Artifact:
         output: the directory being written; it takes its final name when all is done.
         recipe, family, config: what is exported, and how.
         traced: after `trace`. graph: after `convert`, weights still inputs.
-        files: precision -> ONNX file, after `attach` and `quantize`; and "saved_model".
+        files: precision -> ONNX file, after `attach`, `halve` and `quantize`; and "portable", "saved_model".
+        plans: quantized precision -> how each weight is stored.
         counts: precision -> operator -> number of nodes.
         verification: one entry for each artifact that was compared with Keras.
     """
@@ -74,6 +75,7 @@ class Artifact:
     traced: Traced | None = None
     graph: onnx.ModelProto | None = None
     files: dict[str, Path] = field(default_factory=dict)
+    plans: dict[str, QuantizationPlan] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     verification: tuple[dict, ...] = ()
 

@@ -1,11 +1,9 @@
-"""What the Keras model says: the recorded answers that every artifact is held against."""
+"""What is asked of every artifact, and what the Keras model answers. Loads Keras only to ask it."""
 
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 
-from tfgpt.models.causal_lm import CausalLM
 from tfgpt_export import signature
 
 
@@ -37,6 +35,23 @@ class Answer:
     case: Case
     tensors: dict[str, np.ndarray]
 
+    @property
+    def names(self) -> list[str]:
+        """The tensors, in the order in which the model makes them."""
+        return list(self.tensors)
+
+    def shape_difference(self, name: str, found: np.ndarray) -> str | None:
+        """What is wrong with a tensor's shape; `None` when nothing is."""
+        wanted = self.tensors[name]
+        if found.shape == wanted.shape:
+            return None
+        return f"has shape {list(found.shape)}, Keras gives {list(wanted.shape)}"
+
+    def difference(self, name: str, found: np.ndarray) -> float:
+        """The largest difference, relative to the size of the tensor, or to 1."""
+        found, wanted = (real_part(name, each, self.case.mask) for each in (found, self.tensors[name]))
+        return float(np.max(np.abs(found - wanted)) / max(1.0, float(np.max(np.abs(wanted)))))
+
 
 def make_cases(vocabulary_size: int, context_length: int, seed: int = 0) -> list[Case]:
     """Single and padded batches, at once, in pieces and token by token."""
@@ -55,8 +70,10 @@ def make_cases(vocabulary_size: int, context_length: int, seed: int = 0) -> list
     ]
 
 
-def answer(model: CausalLM, case: Case) -> Answer:
-    """Runs the Keras model on a whole case at once: layer by layer the cache, then the logits."""
+def answer(model, case: Case) -> Answer:
+    """Runs a `CausalLM` on a whole case at once: layer by layer the cache, then the logits."""
+    import keras
+
     cache = model.empty_cache(case.token_ids.shape[0])
     logits, present = model(case.token_ids, mask=case.mask, cache=cache, training=False)
     names = [tensor.name for tensor in signature.present_tensors(model.config)]

@@ -9,9 +9,13 @@ import onnx
 
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
-from tfgpt_export import quantize
+from tfgpt_export import half
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
 from tfgpt_export.convert import convert, operator_counts
-from tfgpt_export.recipe import MODEL_FILES, SAVED_MODEL, Artifact
+from tfgpt_export.lowering import PORTABLE
+from tfgpt_export.plan import BITS, form_chooser
+from tfgpt_export.quantize import quantize_graph
+from tfgpt_export.recipe import Artifact
 from tfgpt_export.saved_model import write_saved_model
 from tfgpt_export.trace import trace
 from tfgpt_export.weights import write_model
@@ -43,21 +47,41 @@ def attach_stage(artifact: Artifact) -> Artifact:
     return _write(artifact, "fp32", model, tensors, 4 * _num_parameters(artifact))
 
 
-def quantize_stage(artifact: Artifact) -> Artifact:
-    """Graph and checkpoint -> the model with 8-bit weights."""
-    if "int8" not in artifact.recipe.precisions:
+def halve_stage(artifact: Artifact) -> Artifact:
+    """Graph and checkpoint -> the float16 model."""
+    if "fp16" not in artifact.recipe.precisions:
         return artifact
+    model = half.half_graph(artifact.graph)
+    tensors = ((name, half.half_tensor(name, read())) for name, read in _weights(artifact))
+    return _write(artifact, "fp16", model, tensors, 2 * _num_parameters(artifact))
+
+
+def quantize_stage(artifact: Artifact) -> Artifact:
+    """Graph and checkpoint -> the models with 8-bit and 4-bit weights."""
+    for precision in BITS:
+        if precision in artifact.recipe.precisions:
+            artifact = _quantize(artifact, precision)
+    return artifact
+
+
+def _quantize(artifact: Artifact, precision: str) -> Artifact:
     shapes = artifact.traced.weight_shapes
-    block_size = artifact.recipe.block_size or quantize.default_block_size(artifact.config.hidden_dim)
-    model, plan = quantize.quantize_graph(artifact.graph, shapes, block_size)
-    if path := artifact.stage_path("4_quantize.onnx"):
+    form_of = form_chooser(precision, artifact.config, artifact.recipe.block_size)
+    model, plan = quantize_graph(artifact.graph, shapes, form_of)
+    if path := artifact.stage_path(f"4_quantize_{precision}.onnx"):
         path.write_bytes(model.SerializeToString())
-    tensors = (
-        tensor
-        for name, read in _weights(artifact)
-        for tensor in plan.tensors(name, lambda read=read: _float32(read()))
-    )
-    return _write(artifact, "int8", model, tensors, _num_parameters(artifact))
+    tensors = (tensor for name, read in _weights(artifact) for tensor in plan.tensors(name, read))
+    artifact = dataclasses.replace(artifact, plans={**artifact.plans, precision: plan})
+    return _write(artifact, precision, model, tensors, plan.num_bytes(shapes))
+
+
+def portable_stage(artifact: Artifact) -> Artifact:
+    """Keras model -> a graph of standard operators alone, and the checkpoint in float32."""
+    if not artifact.recipe.portable:
+        return artifact
+    model = convert(trace(artifact.config, PORTABLE), artifact.config, PORTABLE)
+    tensors = ((name, _float32(read())) for name, read in _weights(artifact))
+    return _write(artifact, "portable", model, tensors, 4 * _num_parameters(artifact))
 
 
 def saved_model_stage(artifact: Artifact) -> Artifact:
@@ -70,7 +94,7 @@ def saved_model_stage(artifact: Artifact) -> Artifact:
 
 
 def _write(artifact: Artifact, precision: str, model: onnx.ModelProto, tensors, num_bytes: int) -> Artifact:
-    path = artifact.output / MODEL_FILES[precision]
+    path = artifact.output / GRAPHS[precision]
     path.parent.mkdir(exist_ok=True)
     write_model(model, tensors, path, num_bytes)
     onnx.checker.check_model(str(path))

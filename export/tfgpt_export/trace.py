@@ -17,7 +17,7 @@ from tfgpt.layers.cache import GrowingCache
 from tfgpt.models.causal_lm import CausalLM
 from tfgpt.models.deferred import deferred_variables
 from tfgpt_export import signature
-from tfgpt_export.lower import lowered
+from tfgpt_export.lowering import FUSED, Lowering
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Traced:
     weight_shapes: dict[str, tuple[int, ...]]
 
 
-def trace(config: ModelConfig) -> Traced:
-    """Traces the model of a config.
+def trace(config: ModelConfig, lowering: Lowering = FUSED) -> Traced:
+    """Traces the model of a config, its named operations being what `lowering` makes of them.
 
     Raises:
         InputError: Keras runs on another backend than TensorFlow.
@@ -60,7 +60,7 @@ def trace(config: ModelConfig) -> Traced:
         cache = GrowingCache(tuple(pasts[0::2]), tuple(pasts[1::2]))
         with (
             keras.StatelessScope(zip(weights.values(), values, strict=True), initialize_variables=False),
-            ops.replaced(lowered(config)),
+            ops.replaced(lowering.replacements(config)),
         ):
             logits, present = model(token_ids, positions=positions, mask=mask, cache=cache, training=False)
         pairs = zip(present.keys, present.values, strict=True)

@@ -27,12 +27,12 @@ def model_directory(exportable_directory, tmp_path):
 
 @pytest.fixture(scope="session")
 def exported(exportable_directory, tmp_path_factory):
-    """The `Artifact` of the recorded 11-layer GPT-2, in both precisions and as SavedModel; read only."""
+    """The `Artifact` of the recorded 11-layer GPT-2, in all precisions and as SavedModel; read only."""
     from tfgpt_export import export
 
     folder = tmp_path_factory.mktemp("exported")
     model = copy_model(exportable_directory, folder / "model")
-    return export(model, folder / "export", keep_stages=True)
+    return export(model, folder / "export", ("fp32", "fp16", "int8", "int4"), keep_stages=True)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 LAYERS, CONTEXT, VOCABULARY = 3, 64, 61
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
 SMALL = {
     "vocabulary_size": VOCABULARY,
     "context_length": CONTEXT,
@@ -105,7 +106,7 @@ def artifact(row, keras_model, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("family")
     keras_model.save_pretrained(folder / "model")
-    return export(folder / "model", folder / "export", saved_model=False, verify=False)
+    return export(folder / "model", folder / "export", PRECISIONS, saved_model=False, verify=False)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,8 @@ def positions_of(mask):
 def in_pieces(session, token_ids, mask, ends, weights=None):
     """Logits [batch, length, vocabulary] of new tokens up to each of `ends`."""
     past = [each for each in session.get_inputs() if each.name.startswith("past")]
-    cache = [np.zeros((len(token_ids), each.shape[1], 0, each.shape[3]), np.float32) for each in past]
+    dtype = np.float16 if past[0].type == "tensor(float16)" else np.float32
+    cache = [np.zeros((len(token_ids), each.shape[1], 0, each.shape[3]), dtype) for each in past]
     parts, start = [], 0
     for end in ends:
         feeds = {
@@ -164,18 +166,17 @@ def test_names_order_types_and_dimensions(artifact, sessions):
     heads, width = config.num_key_value_heads, config.head_dim
     total = "past_sequence_length + sequence_length"
     pairs = [f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value")]
-    past = [
-        (f"past_key_values.{pair}", "tensor(float)", ["batch_size", heads, "past_sequence_length", width])
-        for pair in pairs
-    ]
-    present = [(f"present.{pair}", "tensor(float)", ["batch_size", heads, total, width]) for pair in pairs]
     tokens = [
         ("input_ids", "tensor(int64)", ["batch_size", "sequence_length"]),
         ("attention_mask", "tensor(int64)", ["batch_size", total]),
         ("position_ids", "tensor(int64)", ["batch_size", "sequence_length"]),
     ]
-    logits = ("logits", "tensor(float)", ["batch_size", "sequence_length", VOCABULARY])
-    for session in sessions.values():
+    for precision, session in sessions.items():
+        kind = "tensor(float16)" if precision == "fp16" else "tensor(float)"
+        dims = ["batch_size", heads, "past_sequence_length", width]
+        past = [(f"past_key_values.{pair}", kind, dims) for pair in pairs]
+        present = [(f"present.{pair}", kind, ["batch_size", heads, total, width]) for pair in pairs]
+        logits = ("logits", kind, ["batch_size", "sequence_length", VOCABULARY])
         assert [(each.name, each.type, each.shape) for each in session.get_inputs()] == [*tokens, *past]
         assert [(each.name, each.type, each.shape) for each in session.get_outputs()] == [logits, *present]
 
@@ -185,10 +186,18 @@ def test_one_operator_for_each_named_operation(row, artifact):
     for operators in (*row.once, *[OPERATORS | row.layer] * LAYERS):
         expected.update(operators)
     assert Counter(artifact.counts["fp32"]) == expected
-    int8 = artifact.counts["int8"]
-    assert int8["MatMulNBits"] == 4 * LAYERS + 1 and "MatMul" not in int8
-    # Biases of products, that of the head included, are within their operators: sums alone are left.
-    assert int8["Add"] == 2 * LAYERS + (LEARNED in row.once)
+    assert artifact.counts["fp16"] == artifact.counts["fp32"]
+    assert sum(expected.values()) <= 16 * LAYERS + 40  # three more in a layer with rotary positions, too
+    products = expected.pop("MatMul")
+    # Products with their biases, that of the head included, are one operator: sums alone are left. A tied
+    # table is stored by row as the products want it.
+    expected["MatMulNBits"] = products
+    expected["Add"] = 2 * LAYERS + (LEARNED in row.once)
+    expected.pop("Transpose", None)
+    # The width of 32 is a whole block: tokens are looked up in blocks as well.
+    expected.update({"GatherBlockQuantized": 1, "Reshape": 1, "Gather": -1})
+    for precision in ("int8", "int4"):
+        assert Counter(artifact.counts[precision]) == +expected
 
 
 @pytest.mark.parametrize(
@@ -210,7 +219,7 @@ def test_padded_batches(sessions, keras_model, token_ids, side):
         assert_close(found, wanted, mask)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_row_depends_on_its_batch_mates(sessions, token_ids, precision):
     mask = padded("left")
     together = in_pieces(sessions[precision], token_ids, mask, range(20, 25))
@@ -257,8 +266,9 @@ def test_greedy_tokens_are_those_of_keras(artifact, keras_model, token_ids):
     assert min(len(set(each)) for each in found) > 9
     [alone] = Session.open(artifact.output).generate(prompts[1:2], options)
     assert alone.token_ids == found[1]
-    int8 = Session.open(artifact.output, precision="int8").generate(prompts, options)
-    assert [len(each.token_ids) for each in int8] == [len(each) for each in found]
+    for precision in PRECISIONS[1:]:
+        rounded = Session.open(artifact.output, precision=precision).generate(prompts, options)
+        assert [len(each.token_ids) for each in rounded] == [len(each) for each in found]
 
 
 # From the configuration classes of the clients: transformers.js sizes the empty cache with them.

@@ -42,8 +42,9 @@ def stepwise(session, token_ids, mask, prefill):
     return np.concatenate(parts, axis=1)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
 def test_names_order_types_and_dimensions_are_the_contract(exported, precision):
+    kind_of_float = "tensor(float16)" if precision == "fp16" else "tensor(float)"
     session = session_of(exported.files[precision])
     cache = [HEADS, HEAD_DIM]
     inputs = [
@@ -51,13 +52,13 @@ def test_names_order_types_and_dimensions_are_the_contract(exported, precision):
         ("attention_mask", "tensor(int64)", ["batch_size", TOTAL]),
         ("position_ids", "tensor(int64)", ["batch_size", "sequence_length"]),
     ]
-    outputs = [("logits", "tensor(float)", ["batch_size", "sequence_length", VOCABULARY])]
+    outputs = [("logits", kind_of_float, ["batch_size", "sequence_length", VOCABULARY])]
     for layer in range(LAYERS):
         for kind in ("key", "value"):
             dims = ["batch_size", cache[0], "past_sequence_length", cache[1]]
-            inputs.append((f"past_key_values.{layer}.{kind}", "tensor(float)", dims))
+            inputs.append((f"past_key_values.{layer}.{kind}", kind_of_float, dims))
             dims = ["batch_size", cache[0], TOTAL, cache[1]]
-            outputs.append((f"present.{layer}.{kind}", "tensor(float)", dims))
+            outputs.append((f"present.{layer}.{kind}", kind_of_float, dims))
     assert [(each.name, each.type, each.shape) for each in session.get_inputs()] == inputs
     assert [(each.name, each.type, each.shape) for each in session.get_outputs()] == outputs
 
@@ -88,8 +89,11 @@ def test_one_operator_for_each_named_operation(exported):
         "Unsqueeze": 1,
     }
     assert sum(exported.counts["fp32"].values()) <= 16 * LAYERS + 40
-    assert exported.counts["int8"]["MatMulNBits"] == 4 * LAYERS + 1
-    assert "MatMul" not in exported.counts["int8"]
+    assert exported.counts["fp16"] == exported.counts["fp32"]
+    for precision in ("int8", "int4"):
+        assert exported.counts[precision]["MatMulNBits"] == 4 * LAYERS
+        # Rows of 24 are no whole block: the table stays as it is, for the lookup and for the head.
+        assert exported.counts[precision]["MatMul"] == exported.counts[precision]["Transpose"] == 1
 
 
 def test_versions_are_as_low_as_the_operators_allow(exported):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from tfgpt_export import VerificationError, export
+from tfgpt_export.tolerances import QUANTIZED, TOLERANCES
 
 from tfgpt.errors import InputError
 
@@ -25,15 +26,35 @@ def test_the_reports_say_what_was_compared(exported):
     kinds = [(entry["artifact"], entry["kind"]) for entry in report["artifacts"]]
     assert kinds == [
         ("fp32", "lossless"),
-        ("int8", "quantized"),
+        ("fp32", "predictions"),
+        ("fp16", "lossless"),
+        ("fp16", "predictions"),
+        ("int8", "rounded"),
+        ("int8", "layers"),
+        ("int8", "predictions"),
+        ("int4", "rounded"),
+        ("int4", "layers"),
+        ("int4", "predictions"),
         ("saved_model", "lossless"),
+        ("saved_model", "predictions"),
+        ("saved_model", "generation"),
         ("fp32", "generation"),
+        ("fp16", "generation"),
         ("int8", "generation"),
+        ("int4", "generation"),
     ]
-    assert report["artifacts"][0]["max_relative_difference"] < 1e-5
-    assert report["artifacts"][3]["chosen_by_keras"] == report["artifacts"][3]["greedy_tokens"] == 64
+    assert report["passed"] and not any(entry["failures"] for entry in report["artifacts"])
+    by_kind = {(entry["artifact"], entry["kind"]): entry for entry in report["artifacts"]}
+    assert by_kind["fp32", "lossless"]["max_relative_difference"] < 1e-5
+    assert len(by_kind["fp32", "lossless"]["tensors"]) == 2 * 11 + 1
+    assert by_kind["fp32", "predictions"]["kl_divergence"] < 1e-9
+    assert max(by_kind[name, "rounded"]["max_relative_difference"] for name in ("int8", "int4")) < 1e-5
+    for name in ("fp32", "saved_model"):
+        tokens = by_kind[name, "generation"]
+        assert tokens["chosen_by_keras"] == tokens["greedy_tokens"] == 16 * tokens["prompts"] == 16 * 256
+        assert tokens["first_divergence"] == [0] * 16 + [256]
     page = (exported.output / "verification.md").read_text()
-    assert "| ONNX, float32 |" in page and "64 are the ones that Keras chooses" in page
+    assert "| ONNX, float32 |" in page and "4,096 are the ones that Keras chooses (100.0%)" in page
 
 
 def test_checksums_cover_every_file(exported):
@@ -49,7 +70,7 @@ def test_checksums_cover_every_file(exported):
 
 def test_every_stage_leaves_a_file(exported):
     stages = sorted(path.name for path in (exported.output / "stages").iterdir())
-    assert stages == ["1_trace.pbtxt", "2_convert.onnx", "4_quantize.onnx"]
+    assert stages == ["1_trace.pbtxt", "2_convert.onnx", "4_quantize_int4.onnx", "4_quantize_int8.onnx"]
 
 
 def test_genai_config_has_no_key_that_its_reader_refuses(exported):
@@ -86,26 +107,52 @@ def test_a_wrong_graph_stops_at_the_first_tensor_that_differs(model_directory, t
 def test_a_failed_export_keeps_the_one_before(model_directory, tmp_path, quick, monkeypatch):
     export(model_directory, tmp_path / "export", **quick, verify=False)
     before = (tmp_path / "export/SHA256SUMS").read_text()
-    monkeypatch.setattr("tfgpt_export.verify.LOSSLESS_TOLERANCE", 0.0)
+    monkeypatch.setitem(TOLERANCES, "fp32", 0.0)
     with pytest.raises(VerificationError):
         export(model_directory, tmp_path / "export", **quick)
     assert leftovers(tmp_path) == ["export"]
     assert (tmp_path / "export/SHA256SUMS").read_text() == before
 
 
-def test_bad_quantization_is_caught(model_directory, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_wrong_bias_in_a_quantized_graph_is_caught(model_directory, tmp_path, monkeypatch, precision):
     from tfgpt_export import quantize
 
-    blocks = quantize.quantize_blocks
+    matmul = quantize._Rewriter._matmul_nbits
 
-    def wrong_scales(weight, block_size):
-        quantized, scales = blocks(weight, block_size)
-        return quantized, np.roll(scales, 1, axis=0)  # each row with its neighbour's
+    def of_layer_0(self, node, weight, shape, output, bias):
+        return matmul(self, node, weight, shape, output, bias and bias.replace("block_5", "block_0"))
 
-    monkeypatch.setattr(quantize, "quantize_blocks", wrong_scales)
-    with pytest.raises(VerificationError, match=r"int8: .* against Keras is .*, expected at most"):
+    monkeypatch.setattr(quantize._Rewriter, "_matmul_nbits", of_layer_0)
+    with pytest.raises(VerificationError, match=rf"{precision}: present\.5\.key is the first tensor that"):
+        export(model_directory, tmp_path / "export", precisions=(precision,), saved_model=False)
+    assert leftovers(tmp_path) == []
+
+
+def test_wrong_scales_are_caught(model_directory, tmp_path, monkeypatch):
+    from tfgpt_export import blocks
+
+    quantize_blocks = blocks.quantize_blocks
+
+    def with_the_neighbours(weight, form, rounding=None):
+        packed, scales = quantize_blocks(weight, form, rounding)
+        return packed, np.roll(scales, 1, axis=0)
+
+    monkeypatch.setattr(blocks, "quantize_blocks", with_the_neighbours)
+    with pytest.raises(VerificationError, match=r"int8: rounding changed decoder/.* of its size, expected"):
         export(model_directory, tmp_path / "export", precisions=("int8",), saved_model=False)
     assert leftovers(tmp_path) == []
+
+
+def test_what_rounding_may_cost_is_judged_on_text_that_is_given(model_directory, tmp_path, monkeypatch):
+    monkeypatch.setitem(QUANTIZED, "int4", {"perplexity_change": 1e-9})
+    options = {"precisions": ("int4",), "saved_model": False}
+    export(model_directory, tmp_path / "export", **options)
+    page = (tmp_path / "export/verification.md").read_text()
+    assert "not judged, since no text was given" in page
+    text = np.arange(80).reshape(2, 40)
+    with pytest.raises(VerificationError, match=r"int4: perplexity change against Keras is .*, expected at"):
+        export(model_directory, tmp_path / "export", verification_tokens=text, **options)
 
 
 def test_an_unknown_precision_names_the_nearest(model_directory, tmp_path):

@@ -49,6 +49,11 @@ def write_model_config(config: ModelConfig, directory: Path, dtype: str = "float
     """Writes config.json and generation_config.json as transformers reads them."""
     values = family(config.family).write_config(config)
     write_json(Path(directory) / CONFIG_FILE, {**values, "dtype": dtype})
+    write_generation_config(config, directory)
+
+
+def write_generation_config(config: ModelConfig, directory: Path) -> None:
+    """Writes generation_config.json with the special ids, where transformers and others look for them."""
     tokens = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     known = {name: token for name, token in tokens.items() if token is not None}
     write_json(Path(directory) / GENERATION_FILE, known)

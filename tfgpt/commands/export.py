@@ -11,7 +11,22 @@ def add_arguments(parser) -> None:
     """The arguments of the command."""
     parser.add_argument("model_dir", metavar="MODEL_DIR")
     parser.add_argument("--output", required=True, metavar="EXPORT_DIR")
-    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"], metavar="P", help="fp32, int8")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        default=["fp32", "int8"],
+        metavar="P",
+        help="some of fp32, fp16, int8 and int4; by default fp32 and int8",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="PATH",
+        help="held-out text to judge rounding by: a file or a directory; by default the validation text that "
+        "`tfgpt train` kept beside the model",
+    )
+    parser.add_argument(
+        "--portable", action="store_true", help="also a float32 ONNX file of standard operators alone"
+    )
     parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with Keras")
     parser.add_argument("--keep-stages", action="store_true", help="keep what each stage made, to look at")
@@ -24,6 +39,7 @@ def run(arguments) -> int:
     from tfgpt.commands.backend import load_keras
 
     read_model_config(Path(arguments.model_dir).expanduser())  # a wrong path is told before TensorFlow loads
+    text = _held_out(arguments)
     load_keras("exporting")
     from tfgpt_export import export
 
@@ -32,7 +48,9 @@ def run(arguments) -> int:
         arguments.output,
         precisions=tuple(arguments.precision),
         saved_model=not arguments.no_saved_model,
+        portable=arguments.portable,
         verify=not arguments.no_verify,
+        verification_tokens=text,
         keep_stages=arguments.keep_stages,
         progress=show_stage,
     )
@@ -43,6 +61,15 @@ def run(arguments) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _held_out(arguments):
+    """int64 `[rows, length]` of text, or `None` where none is wanted or there is none."""
+    from tfgpt.evaluation.held_out import windows_beside, windows_of_text
+
+    if arguments.text is not None:
+        return windows_of_text(Path(arguments.model_dir).expanduser(), Path(arguments.text).expanduser())
+    return None if arguments.no_verify else windows_beside(Path(arguments.model_dir).expanduser())
 
 
 def show_stage(stage: str, step: str) -> None:

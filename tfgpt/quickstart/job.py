@@ -22,7 +22,6 @@ from tfgpt.training.output import check_output
 BUDGETS = Path(__file__).parent
 # LZMA takes some 2 s for each MB that it reads; more training text than this hardly helps it.
 COMPRESSOR_TRAINING_BYTES = 4_000_000
-VERIFICATION_WINDOWS = 16
 NEW_TOKENS = 48
 
 
@@ -130,11 +129,13 @@ def _export(output: Path, result) -> dict:
         from tfgpt_export import export
 
         from tfgpt.commands.export import show_stage
+        from tfgpt.evaluation.held_out import spread_windows
 
+        context_length = read_model_config(result.model_directory)[1].context_length
         export(
             result.model_directory,
             target,
-            verification_tokens=_windows(result.corpus.validation, _context_length(result.model_directory)),
+            verification_tokens=spread_windows(result.corpus.validation, context_length),
             progress=show_stage,
         )
         write_json(marker, key)
@@ -153,20 +154,6 @@ def _sizes(export_dir: Path) -> dict[str, int]:
     parts = {name: export_dir.glob(f"onnx/{file}*") for name, file in FILE_OF_PRECISION.items()}
     parts["saved_model"] = (export_dir / "saved_model").rglob("*")
     return {name: sum(path.stat().st_size for path in paths) for name, paths in parts.items()}
-
-
-def _context_length(model_directory: Path) -> int:
-    return read_model_config(model_directory)[1].context_length
-
-
-def _windows(validation, context_length: int):
-    """int `[rows, length]` spread over the validation text."""
-    import numpy as np
-
-    length = min(128, context_length, validation.num_tokens)
-    last = max(0, validation.num_tokens - length)
-    starts = np.unique(np.linspace(0, last, VERIFICATION_WINDOWS).astype(int))
-    return np.stack([validation.window(int(start), length) for start in starts])
 
 
 def _prompts(corpus, count: int = 3) -> list[str]:

@@ -5,7 +5,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-_TITLES = {"fp32": "ONNX, float32", "int8": "ONNX, 8-bit weights", "saved_model": "TensorFlow SavedModel"}
+_TITLES = {
+    "fp32": "ONNX, float32",
+    "fp16": "ONNX, float16",
+    "int8": "ONNX, 8-bit weights",
+    "int4": "ONNX, 4-bit weights",
+    "portable": "ONNX, float32, standard operators",
+    "saved_model": "TensorFlow SavedModel",
+}
 _DURATIONS = {"small": "some minutes", "medium": "about an hour"}
 _STAGES = {
     "read": "reading the text",
@@ -103,14 +110,14 @@ class Page:
         """What to try now."""
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results["seconds"].items())
         export, logs = shlex.quote(f"{output}/export"), shlex.quote(f"{output}/train/tensorboard")
-        report = shlex.quote(f"{output}/export/verification.md")
+        report = shlex.quote(f"{output}/export/verification.html")
         prompt = shlex.quote(results["completions"][0]["prompt"])
         self._print(
             f"\nDone: {spent}.\nEverything is in {output}/; try next:\n\n"
             f"  tfgpt generate {export} --temperature 0.7 --precision int8 -- {prompt}\n"
             f"  tensorboard --logdir {logs}\n"
             f"  tfgpt quickstart --output my-text --corpus PATH/TO/TEXT\n"
-            f"  cat {report}\n"
+            f"  (in a browser) {report}\n"
         )
 
 
@@ -123,10 +130,16 @@ def _findings(entry: dict) -> list[tuple[str, str]]:
     if entry["kind"] == "lossless":
         worst, allowed = entry["max_relative_difference"], entry["tolerance"]
         return [("numbers", f"largest difference from Keras {worst:.1e}, allowed {allowed:.0e}")]
+    if entry["kind"] == "rounded":
+        worst, allowed = entry["max_relative_difference"], entry["tolerance"]
+        finding = f"largest difference from Keras with these weights {worst:.1e}, allowed {allowed:.0e}"
+        return [("numbers", finding)]
     if entry["kind"] == "generation":
         agreed, total = entry["chosen_by_keras"], entry["greedy_tokens"]
-        return [("generation", f"{agreed} of {total} greedy tokens are those that Keras chooses")]
-    limit = entry["limits"]["perplexity_change"]
+        return [("generation", f"{agreed:,} of {total:,} greedy tokens are those that Keras chooses")]
+    limit = entry.get("limits", {}).get("perplexity_change")
+    if limit is None:  # float32: its numbers are Keras's
+        return []
     return [
         (
             "predictions",

@@ -1,0 +1,73 @@
+"""Every artifact against Keras: its numbers, what it predicts, and the tokens that it chooses.
+
+A comparison gives one dictionary for the report, with a list of `failures`: one line for each gate that it
+misses, the first being the first thing wrong. `reference` is a `KerasReference` or a `RecordedReference`,
+`runner` one of `tfgpt_export.runners`.
+"""
+
+from tfgpt_export.gates import Gates, broken_limits
+from tfgpt_export.greedy import compare_greedy, greedy_tokens
+
+
+def compare_numbers(name: str, reference, runner, gates: Gates) -> dict:
+    """Caches and logits in every case.
+
+    Within rounding (kind "lossless") where the gates name a tolerance; elsewhere (kind "layers") the
+    differences tell where those of the predictions come from.
+    """
+    cases, tensors, failures = _differences(name, reference, runner, gates.tolerance)
+    return {
+        "artifact": name,
+        "kind": "layers" if gates.tolerance is None else "lossless",
+        "failures": failures,
+        "tolerance": gates.tolerance,
+        "max_relative_difference": max(cases.values()),
+        "cases": cases,
+        "tensors": tensors,
+    }
+
+
+def compare_predictions(name: str, reference, runner, gates: Gates) -> dict:
+    """What it predicts on text."""
+    agreement = reference.agreement(runner.predict)
+    return {
+        "artifact": name,
+        "kind": "predictions",
+        "failures": broken_limits(name, agreement, gates.predictions),
+        "limits": gates.predictions,
+        **agreement.to_dict(),
+    }
+
+
+def compare_generation(name: str, reference, decoder, gates: Gates) -> dict:
+    """Greedy tokens of a `tfgpt.generation.loop.Decoder`, in batches of prompts of different lengths."""
+    expected = reference.greedy
+    found = greedy_tokens(decoder, expected.prompts, expected.token_ids.shape[1])
+    return compare_greedy(name, expected, found, gates.greedy)
+
+
+def _differences(name: str, reference, runner, tolerance: float | None):
+    """The largest difference of each case and of each tensor, and the first that is over the tolerance."""
+    cases: dict[str, float] = {}
+    tensors: dict[str, float] = {}
+    failures: list[str] = []
+    for expected in reference.answers:
+        found = runner.run(expected.case)
+        for tensor in expected.names:
+            wrong = expected.shape_difference(tensor, found[tensor])
+            difference = float("inf") if wrong else expected.difference(tensor, found[tensor])
+            cases[expected.case.name] = _larger(cases.get(expected.case.name, 0.0), difference)
+            tensors[tensor] = _larger(tensors.get(tensor, 0.0), difference)
+            if wrong:
+                failures.append(f"{name}: {tensor} {wrong} ({expected.case.name})")
+            elif tolerance is not None and not failures and not difference <= tolerance:
+                failures.append(
+                    f"{name}: {tensor} is the first tensor that differs from Keras, by {difference:.3g} "
+                    f"where {tolerance:g} is allowed ({expected.case.name})"
+                )
+    return cases, tensors, failures
+
+
+def _larger(one: float, other: float) -> float:
+    """NaN is larger than every number."""
+    return other if not other <= one else one

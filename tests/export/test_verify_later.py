@@ -1,0 +1,235 @@
+"""`tfgpt verify`: an export that arrived whole passes, and each kind of damage is found and named."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tfgpt_export import clients
+from tfgpt_export.checksums import write_checksums
+from tfgpt_export.recheck import verify_export
+
+from tfgpt.cli import main
+from tfgpt.errors import InputError
+
+
+@pytest.fixture
+def received(exported, tmp_path):
+    """A copy of the export that a test may damage; read with nothing but itself."""
+    shutil.copytree(exported.output, tmp_path / "received", ignore=shutil.ignore_patterns("stages"))
+    write_checksums(tmp_path / "received")
+    return tmp_path / "received"
+
+
+def change(export_dir, file, *edits):
+    """Changes weights of a graph, each (part of a name, array -> array), and renews the checksums."""
+    path = export_dir / "onnx" / file
+    model = onnx.load(path)
+    for part, edit in edits:
+        [tensor] = [each for each in model.graph.initializer if part in each.name]
+        changed = edit(numpy_helper.to_array(tensor).copy())
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    (path.parent / f"{file}_data").unlink(missing_ok=True)
+    onnx.save(model, path)
+    write_checksums(export_dir)
+
+
+def first_failure(export_dir, name):
+    report = verify_export(export_dir)
+    assert not report["passed"]
+    others = [e for e in report["artifacts"] if e["artifact"] not in (name, "files")]
+    assert not any(entry["failures"] for entry in others)
+    return report["failures"][0]
+
+
+def test_an_export_verifies_without_tensorflow_and_without_the_model(exported, python):
+    printed = python(f"""
+import sys
+sys.modules.update(tensorflow=None, keras=None, torch=None, transformers=None)
+from tfgpt.cli import main
+raise SystemExit(main(["verify", {str(exported.output)!r}, "--json"]))
+""")
+    report = json.loads(printed)
+    assert report["passed"] and report["compared_with"] == "recorded answers"
+    kinds = {(entry["artifact"], entry["kind"]) for entry in report["artifacts"]}
+    for precision in set(exported.files) - {"saved_model"}:
+        assert {(precision, "predictions"), (precision, "generation")} <= kinds
+    assert ("files", "checksums") in kinds
+    assert any("saved_model" in line for line in report["skipped"])
+
+
+def test_the_recorded_answers_are_small(exported):
+    assert (exported.output / "verification_reference.npz").stat().st_size < 400_000
+
+
+def test_a_changed_byte_is_found(received):
+    path = received / "config.json"
+    path.write_text(path.read_text() + " ")
+    (received / "genai_config.json").unlink()
+    report = verify_export(received)
+    assert report["failures"] == [
+        "config.json is not the file that was exported: copy the export again",
+        "genai_config.json is missing: copy the export again",
+    ]
+
+
+def test_swapped_layers_are_found(received):
+    path = received / "onnx/model.onnx"
+    weights = {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+    names = [f"decoder/block_{layer}/mlp_norm/scale" for layer in (3, 7)]
+    change(received, "model.onnx", *((names[i], lambda _, i=i: weights[names[1 - i]]) for i in (0, 1)))
+    # The norm before the MLP of layer 3 is seen by the keys of layer 4.
+    assert "fp32: present.4.key is the first tensor that differs from Keras" in first_failure(
+        received, "fp32"
+    )
+
+
+def test_shifted_positions_are_found(received):
+    change(received, "model.onnx", ("position", lambda table: np.roll(table, 1, axis=0)))
+    assert "fp32: present.0.key is the first tensor that differs from Keras" in first_failure(
+        received, "fp32"
+    )
+
+
+def test_a_wrong_number_among_the_logits_is_found(received):
+    def nudged(table):
+        table[60] *= 1.02  # one token's row, so one column of the logits
+        return table
+
+    change(received, "model.onnx", ("token_embedding", nudged))
+    assert "is the first tensor that differs from Keras" in first_failure(received, "fp32")
+
+
+def test_swapped_scales_are_found(received):
+    change(
+        received, "model_quantized.onnx", ("block_2/mlp/up/kernel.scales", lambda scales: scales[::-1].copy())
+    )
+    failure = first_failure(received, "int8")
+    assert failure.startswith("int8: kl divergence against Keras is") and "expected at most" in failure
+
+
+def test_a_graph_that_does_not_load_is_a_failure(received):
+    path = received / "onnx/model_quantized.onnx"
+    path.write_bytes(path.read_bytes()[:1000])
+    write_checksums(received)
+    failure = first_failure(received, "int8")
+    assert "int8: found a graph that onnxruntime cannot load" in failure and "\n" not in failure
+
+
+def test_a_graph_of_another_model_is_a_failure(received, tmp_path):
+    from tfgpt_export import export
+
+    from tfgpt.config import ModelConfig
+    from tfgpt.models.causal_lm import CausalLM
+
+    CausalLM(ModelConfig(97, 80, 2, 3, 24)).save_pretrained(tmp_path / "other")
+    export(tmp_path / "other", tmp_path / "export", ("fp32",), saved_model=False, verify=False)
+    shutil.copy(tmp_path / "export/onnx/model.onnx", received / "onnx/model.onnx")
+    write_checksums(received)
+    assert "found a graph of 97 tokens and 2 layers, expected 97 and 11" in first_failure(received, "fp32")
+
+
+def test_damaged_and_missing_recorded_answers(received):
+    path = received / "verification_reference.npz"
+    path.write_bytes(path.read_bytes()[:5000])
+    report = verify_export(received)
+    assert (
+        "is not a whole reference" in report["failures"][1]
+        and "copy the export again" in report["failures"][1]
+    )
+    path.unlink()
+    with pytest.raises(InputError, match=r"found no verification_reference\.npz .* give --model MODEL_DIR"):
+        verify_export(received)
+
+
+def test_with_the_model_everything_is_asked_of_keras(exported, tmp_path, capsys):
+    text = tmp_path / "page.html"
+    arguments = ["verify", str(exported.output), "--model", str(exported.model_dir), "--html", str(text)]
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["compared_with"] == "Keras" and report["skipped"] == []
+    assert ("saved_model", "generation") in {(e["artifact"], e["kind"]) for e in report["artifacts"]}
+    assert "<svg" in text.read_text(encoding="utf-8")
+
+
+def test_the_command_line_says_what_is_wrong(received, capsys):
+    (received / "README.md").unlink()
+    assert main(["verify", str(received)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == (
+        "tfgpt: the export is not what was made: README.md is missing: copy the export again"
+    )
+    assert "**FAILED.**" in captured.out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere"], "found no directory nowhere, expected an export"),
+        (["EXPORT", "--text", "x.txt"], "found --text without --model"),
+        (["EXPORT", "--client", "genia"], "there is no client 'genia'; did you mean 'genai'?"),
+        (["EXPORT", "--client-at", "genai"], "expected NAME=PATH"),
+        (
+            ["EXPORT", "--client-at", "genai=/nowhere/python", "--client", "genai"],
+            "expected its Python interpreter",
+        ),
+        (
+            ["EXPORT", "--client", "node", "--client-at", "node=/nowhere"],
+            "found no @huggingface/transformers in",
+        ),
+    ],
+)
+def test_wrong_use(exported, capsys, arguments, message):
+    arguments = [str(exported.output) if each == "EXPORT" else each for each in arguments]
+    assert main(["verify", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_client_in_a_process_of_its_own_chooses_the_same_tokens(exported):
+    report = verify_export(exported.output, client_names=["onnxruntime"])
+    [entry] = [entry for entry in report["artifacts"] if "client" in entry]
+    assert report["passed"] and entry["client"] == "onnxruntime"
+    assert entry["greedy_tokens"] == entry["chosen_by_keras"] == 4096
+
+
+def test_a_client_that_chooses_other_tokens_fails(exported, tmp_path, monkeypatch):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "import json, sys\n"
+        "asked = json.load(open(sys.argv[2]))\n"
+        "rows = [[0] * asked['new_tokens'] for prompt in asked['prompts']]\n"
+        "print('loading'); print(json.dumps({'token_ids': rows}))\n"
+    )
+    monkeypatch.setitem(clients.CLIENTS, "genai", (str(wrong), "json"))
+    report = verify_export(exported.output, client_names=["genai"], client_places={"genai": sys.executable})
+    [failure] = report["failures"]
+    assert (
+        failure.startswith("fp32 in genai: greedy token 0 after a prompt of") and "Keras chooses" in failure
+    )
+
+
+def test_a_client_that_breaks_is_told(exported, tmp_path, monkeypatch):
+    for number, text in enumerate(("raise SystemExit('no model here')", "print('hello')")):
+        program = tmp_path / f"broken{number}.py"
+        program.write_text(text)
+        monkeypatch.setitem(clients.CLIENTS, "genai", (str(program), "json"))
+        [failure] = verify_export(exported.output, client_names=["genai"])["failures"]
+        assert ("genai failed with exit code 1: no model here", "genai printed no tokens: 'hello\\n'")[
+            number
+        ] == failure
+
+
+def test_all_clients_are_those_that_are_found(exported, monkeypatch):
+    monkeypatch.setattr(clients, "_has_module", lambda module: False)
+    found = clients.find(["all"], {"node": "/nowhere"})
+    assert found.programs == {} and len(found.missing) == len(clients.CLIENTS)
+    assert found.missing[1].endswith("say where it is with --client-at genai=PATH_TO_PYTHON")
+
+
+def test_rows_that_end_with_the_text_are_completed():
+    reference = np.array([[5, 1, 7, 8], [5, 6, 7, 8], [2, 3, 4, 5]])
+    found = clients.completed([[5, 1], [5, 6], [2, 3, 4, 5, 9]], reference, {1})
+    assert found.tolist() == [[5, 1, 7, 8], [5, 6, -1, -1], [2, 3, 4, 5]]
