@@ -4,6 +4,7 @@ trace       Keras -> a TensorFlow function, weights as arguments      check: it 
 convert     -> ONNX graph, weights as inputs                          check: contract, operator counts
 attach      -> onnx/model.onnx (+ _data)                              check: equal to Keras
 quantize    -> onnx/model_quantized.onnx                              check: says the same as Keras
+engine      -> onnx/engine*.onnx, over the same weights               check: says the same as Keras
 saved_model -> saved_model/1                                          check: equal to Keras
 package     -> config, tokenizer, genai_config, checksums, report     check: a session opens it
 """
@@ -18,6 +19,7 @@ from tfgpt.checkpoints.directory import read_model_config
 from tfgpt.files import replacing_directory
 from tfgpt_export import package as packaging
 from tfgpt_export import stages
+from tfgpt_export.engine_check import check_engine
 from tfgpt_export.lower import check_config
 from tfgpt_export.recipe import Artifact, ExportRecipe
 from tfgpt_export.verify import Verifier
@@ -27,6 +29,7 @@ STAGES = (
     ("convert", stages.convert_stage, None),
     ("attach", stages.attach_stage, Verifier.check_lossless_onnx),
     ("quantize", stages.quantize_stage, Verifier.check_quantized_onnx),
+    ("engine", stages.engine_stage, check_engine),
     ("saved_model", stages.saved_model_stage, Verifier.check_saved_model),
     ("package", packaging.package_stage, Verifier.check_generation),
 )

@@ -9,8 +9,10 @@ import onnx
 
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
+from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
 from tfgpt_export import quantize
 from tfgpt_export.convert import convert, operator_counts
+from tfgpt_export.engine_graph import engine_graph
 from tfgpt_export.recipe import MODEL_FILES, SAVED_MODEL, Artifact
 from tfgpt_export.saved_model import write_saved_model
 from tfgpt_export.trace import trace
@@ -58,6 +60,21 @@ def quantize_stage(artifact: Artifact) -> Artifact:
         for tensor in plan.tensors(name, lambda read=read: _float32(read()))
     )
     return _write(artifact, "int8", model, tensors, _num_parameters(artifact))
+
+
+def engine_stage(artifact: Artifact) -> Artifact:
+    """Each ONNX file -> the graph that our own engine runs, over the same weights.
+
+    A model that is one file is small, and its engine graph is one file too, with the weights in it again:
+    onnxruntime reads shared weights from a data file alone.
+    """
+    for precision in artifact.counts:
+        path = artifact.files[precision]
+        model = engine_graph(onnx.load(path, load_external_data=False))
+        path = path.with_name(ENGINE_OF_PRECISION[precision])
+        path.write_bytes(model.SerializeToString())
+        onnx.checker.check_model(str(path))
+    return artifact
 
 
 def saved_model_stage(artifact: Artifact) -> Artifact:
