@@ -5,8 +5,12 @@ misses, the first being the first thing wrong. `reference` is a `KerasReference`
 `runner` one of `tfgpt_export.runners`.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+
+from tfgpt.serving import Session
 from tfgpt_export.gates import Gates, broken_limits
-from tfgpt_export.greedy import compare_greedy, greedy_tokens
+from tfgpt_export.greedy import Run, compare_greedy, greedy_tokens
 
 
 def compare_numbers(name: str, reference, runner, gates: Gates) -> dict:
@@ -39,11 +43,23 @@ def compare_predictions(name: str, reference, runner, gates: Gates) -> dict:
     }
 
 
-def compare_generation(name: str, reference, decoder, gates: Gates) -> dict:
-    """Greedy tokens of a `tfgpt.generation.loop.Decoder`, in batches of prompts of different lengths."""
+def compare_generation(name: str, reference, run: Run, gates: Gates, client: str | None = None) -> dict:
+    """Greedy tokens of `run(prompts, options)`, in batches of prompts of different lengths.
+
+    `client` is who computed them, where it is not plain onnxruntime or TensorFlow.
+    """
     expected = reference.greedy
-    found = greedy_tokens(decoder, expected.prompts, expected.token_ids.shape[1])
-    return compare_greedy(name, expected, found, gates.greedy)
+    found = greedy_tokens(run, expected.prompts, expected.token_ids.shape[1])
+    entry = compare_greedy(name, expected, found, gates.greedy)
+    return entry if client is None else {**entry, "client": client}
+
+
+def sessions(export_dir: Path, precision: str) -> Iterator[tuple[str | None, Run]]:
+    """(who computes, `Session.generate`) over the common graph, and over the engine's where it runs here."""
+    yield None, Session.open(export_dir, precision, engine=False).generate
+    session = Session.open(export_dir, precision)
+    if session.engine is not None:
+        yield "tfgpt's engine", session.generate
 
 
 def _differences(name: str, reference, runner, tolerance: float | None):

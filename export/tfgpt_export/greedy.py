@@ -5,13 +5,17 @@ best logits are a tie within rounding, another choice says nothing; where it pre
 does.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from tfgpt.generation.loop import generate
+from tfgpt.generation.loop import Generation, generate
 from tfgpt.generation.options import GenerationOptions
 from tfgpt_export.tolerances import DECIDED_MARGIN, LOSSLESS
+
+Run = Callable[[list[list[int]], GenerationOptions], list[Generation]]
 
 NEW_TOKENS = 16
 LONGEST_PROMPT = 12
@@ -62,19 +66,19 @@ def num_new_tokens(prompts: list[list[int]], context_length: int) -> int:
     return max(1, min(NEW_TOKENS, context_length - max(map(len, prompts))))
 
 
-def greedy_tokens(decoder, prompts: list[list[int]], num_new: int) -> np.ndarray:
-    """int32 `[prompts, new]`: the continuations by a `tfgpt.generation.loop.Decoder`, many rows at once."""
+def greedy_tokens(run: Run, prompts: list[list[int]], num_new: int) -> np.ndarray:
+    """int32 `[prompts, new]`: the continuations by `run(prompts, options)`, many rows at once."""
     options = GenerationOptions(max_new_tokens=num_new, end_of_text_ids=())
     results = []
     for start in range(0, len(prompts), ROWS_AT_ONCE):
-        results += generate(decoder, prompts[start : start + ROWS_AT_ONCE], options)
+        results += run(prompts[start : start + ROWS_AT_ONCE], options)
     return np.array([result.token_ids for result in results], np.int32)
 
 
 def record_greedy(decoder, prompts: list[list[int]], num_new: int) -> GreedyReference:
     """Runs Keras's decoder, noting how sure it is of each token."""
     watching = _Watching(decoder)
-    token_ids = greedy_tokens(watching, prompts, num_new)
+    token_ids = greedy_tokens(functools.partial(generate, watching), prompts, num_new)
     # Every batch gives a prefill and its steps, each for all of its rows: none ends early.
     batches = [watching.seen[start : start + num_new] for start in range(0, len(watching.seen), num_new)]
     margins, sizes = np.concatenate([np.stack(batch, axis=1) for batch in batches]).transpose(2, 0, 1)

@@ -7,6 +7,7 @@ halve       -> onnx/model_fp16.onnx                                   check: equ
 quantize    -> onnx/model_quantized.onnx, onnx/model_q4.onnx          check: equal to Keras of these weights,
                                                                              and predicts what Keras does
 portable    -> onnx/model_portable.onnx                               check: equal to Keras
+engine      -> onnx/engine*.onnx, over the same weights               check: says the same as Keras
 saved_model -> saved_model/1                                          check: equal to Keras
 package     -> config, tokenizer, genai_config, checksums, report     check: a session opens it
 """
@@ -21,6 +22,7 @@ from tfgpt.checkpoints.directory import read_model_config
 from tfgpt.files import replacing_directory
 from tfgpt_export import package as packaging
 from tfgpt_export import stages
+from tfgpt_export.engine_check import check_engine
 from tfgpt_export.lower import check_config
 from tfgpt_export.recipe import Artifact, ExportRecipe
 from tfgpt_export.verify import Verifier
@@ -32,6 +34,7 @@ STAGES = (
     ("halve", stages.halve_stage, Verifier.check_half_onnx),
     ("quantize", stages.quantize_stage, Verifier.check_quantized_onnx),
     ("portable", stages.portable_stage, Verifier.check_portable_onnx),
+    ("engine", stages.engine_stage, check_engine),
     ("saved_model", stages.saved_model_stage, Verifier.check_saved_model),
     ("package", packaging.package_stage, Verifier.check_generation),
 )

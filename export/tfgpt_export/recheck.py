@@ -4,6 +4,7 @@ The answers that Keras gave are in the export (`verification_reference.npz`); wi
 asked of the model itself. Everything is compared and every failure is listed, not only the first.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import numpy as np
 from tfgpt._version import __version__
 from tfgpt.errors import InputError
 from tfgpt.files import read_json
-from tfgpt.serving import Session
+from tfgpt.generation.loop import generate
 from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISION
 from tfgpt.serving.graph import load_graph
 from tfgpt_export import clients
 from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in
 from tfgpt_export.checksums import compare_checksums
-from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions
+from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions, sessions
 from tfgpt_export.gates import Gates, gates_again, gates_of, is_lossless
 from tfgpt_export.greedy import compare_greedy
 from tfgpt_export.reference_file import REFERENCE_FILE, read_reference
@@ -113,8 +114,9 @@ def _onnx_entries(name: str, export_dir: Path, reference, progress) -> list[dict
         if name not in FILE_OF_PRECISION:
             return entries  # no session opens the file of standard operators
         progress(f"{name}: greedy tokens")
-        decoder = Session.open(export_dir, precision=name).decoder
-        return [*entries, compare_generation(name, reference, decoder, gates)]
+        for client, run in sessions(export_dir, name):
+            entries.append(compare_generation(name, reference, run, gates, client))
+        return entries
     except (InputError, FloatingPointError) as error:
         return [{"artifact": name, "kind": "unusable", "failures": [f"{name}: {error}"]}]
 
@@ -147,11 +149,12 @@ def _saved_model_entries(export_dir: Path, reference, progress) -> list[dict]:
     progress("saved_model: numbers, predictions and greedy tokens")
     config = reference.model.config
     runner = SavedModelRunner(export_dir / SAVED_MODEL, config)
+    run = functools.partial(generate, runner.decoder(config.context_length))
     gates = gates_of("saved_model", reference.text_is_given)
     return [
         compare_numbers("saved_model", reference, runner, gates),
         compare_predictions("saved_model", reference, runner, gates),
-        compare_generation("saved_model", reference, runner.decoder(config.context_length), gates),
+        compare_generation("saved_model", reference, run, gates),
     ]
 
 

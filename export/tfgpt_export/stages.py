@@ -9,9 +9,11 @@ import onnx
 
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
+from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
 from tfgpt_export import half
 from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
 from tfgpt_export.convert import convert, operator_counts
+from tfgpt_export.engine_graph import engine_graph
 from tfgpt_export.lowering import PORTABLE
 from tfgpt_export.plan import BITS, form_chooser
 from tfgpt_export.quantize import quantize_graph
@@ -82,6 +84,21 @@ def portable_stage(artifact: Artifact) -> Artifact:
     model = convert(trace(artifact.config, PORTABLE), artifact.config, PORTABLE)
     tensors = ((name, _float32(read())) for name, read in _weights(artifact))
     return _write(artifact, "portable", model, tensors, 4 * _num_parameters(artifact))
+
+
+def engine_stage(artifact: Artifact) -> Artifact:
+    """Each ONNX file -> the graph that our own engine runs, over the same weights.
+
+    A model that is one file is small, and its engine graph is one file too, with the weights in it again:
+    onnxruntime reads shared weights from a data file alone.
+    """
+    for precision in artifact.recipe.precisions:
+        path = artifact.files[precision]
+        model = engine_graph(onnx.load(path, load_external_data=False))
+        path = path.with_name(ENGINE_OF_PRECISION[precision])
+        path.write_bytes(model.SerializeToString())
+        onnx.checker.check_model(str(path))
+    return artifact
 
 
 def saved_model_stage(artifact: Artifact) -> Artifact:

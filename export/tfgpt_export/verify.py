@@ -1,10 +1,11 @@
 """What the export checks after each stage, while it has the Keras model at hand."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tfgpt.serving import Session
-from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions
+from tfgpt.generation.loop import generate
+from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions, sessions
 from tfgpt_export.gates import JUDGED, Gates, VerificationError, gates_of, is_lossless
 from tfgpt_export.keras_reference import KerasReference
 from tfgpt_export.recipe import Artifact
@@ -74,12 +75,14 @@ class Verifier:
                     f"{LOSSLESS:g} is allowed ({expected.case.name})"
                 )
         yield from self._compare("saved_model", runner)
-        yield self._compare_generation("saved_model", runner.decoder(artifact.config.context_length))
+        decoder = runner.decoder(artifact.config.context_length)
+        yield self._compare_generation("saved_model", functools.partial(generate, decoder))
 
     def check_generation(self, artifact: Artifact) -> Iterator[dict]:
-        """A session opens the finished directory, and chooses the greedy tokens that Keras chooses."""
+        """Sessions open the finished directory, and choose the greedy tokens that Keras chooses."""
         for name in artifact.recipe.precisions:
-            yield self._compare_generation(name, Session.open(artifact.output, precision=name).decoder)
+            for client, run in sessions(artifact.output, name):
+                yield self._compare_generation(name, run, client)
 
     def write_reference(self, artifact: Artifact) -> None:
         """Leaves Keras's answers in the export, and how far from them each file is, for later checks."""
@@ -87,7 +90,7 @@ class Verifier:
         shares = {
             entry["artifact"]: entry["decided_disagreement"]
             for entry in artifact.verification
-            if entry["kind"] == "generation"
+            if entry["kind"] == "generation" and "client" not in entry
         }
         for name, path in artifact.files.items():
             if not is_lossless(name):
@@ -117,8 +120,8 @@ class Verifier:
         failures += entry["failures"]
         return {**entry, "kind": "rounded", "failures": failures, "largest_change_of_a_weight": largest}
 
-    def _compare_generation(self, name: str, decoder) -> dict:
-        return passed(compare_generation(name, self.reference, decoder, self._gates(name)))
+    def _compare_generation(self, name: str, run, client: str | None = None) -> dict:
+        return passed(compare_generation(name, self.reference, run, self._gates(name), client))
 
 
 @dataclass(frozen=True)

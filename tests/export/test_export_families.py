@@ -271,6 +271,47 @@ def test_greedy_tokens_are_those_of_keras(artifact, keras_model, token_ids):
         assert [len(each.token_ids) for each in rounded] == [len(each) for each in found]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_rows_of_the_engine_start_and_end_by_themselves(artifact, keras_model, monkeypatch, precision):
+    """Prompts in chunks beside rows that decode and guess: the tokens of each alone, and those of Keras."""
+    import tfgpt.serving.engine as engine
+    from tfgpt.generation.options import GenerationOptions
+    from tfgpt.serving import Session
+
+    generator = np.random.default_rng(2)
+    prompts = [generator.integers(0, VOCABULARY, length).tolist() for length in (20, 1, 9, 14, 2, 30)]
+    options = [
+        GenerationOptions(
+            max_new_tokens=number, repetition_penalty=penalty, end_of_text_ids=(), speculate=guesses
+        )
+        for number, penalty, guesses in (
+            (30, 3.0, 0),
+            (40, 1.0, 5),
+            (5, 3.0, 0),
+            (12, 1.0, 3),
+            (25, 3.0, 2),
+            (8, 3.0, 0),
+        )
+    ]
+    session = Session.open(artifact.output, precision=precision)
+    plain = [dataclasses.replace(each, speculate=0) for each in options]
+    alone = [session.generate(*pair)[0].token_ids for pair in zip(prompts, plain, strict=True)]
+    if precision == "fp32":
+        pairs = zip(prompts, plain, strict=True)
+        assert alone == [keras_model.generate([prompt], each)[0].token_ids for prompt, each in pairs]
+    monkeypatch.setattr(engine, "LARGEST_CHUNK", 8)
+    monkeypatch.setattr(engine, "SMALLEST_CHUNK", 4)
+    session.engine.most_rows = 4
+    requests = []
+    for pair in zip(prompts, options, strict=True):
+        requests += session.submit([pair[0]], pair[1])
+        session.engine.step()
+        session.engine.step()
+    while not session.engine.idle:
+        session.engine.step()
+    assert [request.row.generation().token_ids for request in requests] == alone
+
+
 # From the configuration classes of the clients: transformers.js sizes the empty cache with them.
 CACHE_KEYS = {
     "openai-gpt": ("n_head", "n_layer", "n_embd"),

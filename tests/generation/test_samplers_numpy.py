@@ -13,7 +13,7 @@ from tfgpt.generation.samplers import (
     TopP,
     draw,
     filters_of,
-    log_probability,
+    log_probabilities,
     uniform,
 )
 
@@ -123,5 +123,5 @@ def test_uniform_depends_on_seed_and_position_alone():
 
 
 def test_log_probability_is_that_of_the_softmax():
-    assert log_probability(log_row(0.5, 0.3, 0.2), 1) == pytest.approx(np.log(0.3), abs=1e-6)
-    assert log_probability(row(1000, 0, 1000), 0) == pytest.approx(np.log(0.5), abs=1e-6)
+    assert log_probabilities(log_row(0.5, 0.3, 0.2))[1] == pytest.approx(np.log(0.3), abs=1e-6)
+    assert log_probabilities(row(1000, 0, 1000))[0] == pytest.approx(np.log(0.5), abs=1e-6)

@@ -29,7 +29,25 @@ def add_arguments(parser) -> None:
         action="store_true",
         help="each prompt is what a user says: it goes through the model's chat template",
     )
+    parser.add_argument(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of an export: guess up to N tokens at once from the text so far; changes the speed alone",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each prompt")
+    parser.add_argument("--logprobs", action="store_true", help="with --json: of the new tokens")
+    parser.add_argument(
+        "--prompt-logprobs", action="store_true", help="with --json, of an export: of the prompt's tokens"
+    )
+    parser.add_argument(
+        "--top-logprobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with one of those: the N most probable tokens at each place, too",
+    )
 
 
 def run(arguments) -> int:
@@ -45,7 +63,12 @@ def run(arguments) -> int:
         repetition_penalty=arguments.repetition_penalty,
         seed=arguments.seed,
         stop=tuple(arguments.stop),
+        logprobs=arguments.logprobs,
+        prompt_logprobs=arguments.prompt_logprobs,
+        top_logprobs=arguments.top_logprobs,
+        speculate=arguments.speculate,
     )
+    _check_logprobs(arguments)
     generate, tokenizer = _opened(arguments)
     prompts = arguments.prompts
     if arguments.chat:
@@ -67,6 +90,16 @@ def run(arguments) -> int:
     return 0
 
 
+def _check_logprobs(arguments) -> None:
+    if (arguments.logprobs or arguments.prompt_logprobs) and not arguments.json:
+        raise InputError(
+            "found --logprobs or --prompt-logprobs without --json, expected both: probabilities are printed as "
+            "JSON alone; add --json"
+        )
+    if arguments.top_logprobs and not (arguments.logprobs or arguments.prompt_logprobs):
+        raise InputError("found --top-logprobs alone, expected --logprobs or --prompt-logprobs beside it")
+
+
 def _opened(arguments):
     """`generate(prompts, options, on_token)` of whatever the directory holds, and the tokenizer."""
     directory = Path(arguments.directory).expanduser()
@@ -75,8 +108,9 @@ def _opened(arguments):
     if (directory / "onnx").is_dir():
         session = _open_export(directory, arguments)
         return session.generate, session.tokenizer
-    if arguments.precision or arguments.threads:
-        raise InputError(f"{directory} is a model directory: --precision and --threads are for exports")
+    given = ("precision", "threads", "speculate", "prompt_logprobs")
+    if wrong := [f"--{name.replace('_', '-')}" for name in given if getattr(arguments, name)]:
+        raise InputError(f"{directory} is a model directory: {', '.join(wrong)} works with exports alone")
     return _open_model(directory)
 
 
@@ -123,6 +157,13 @@ class _Stream:
 
 
 def _to_dict(prompt: str, result) -> dict:
+    asked = {
+        "logprobs": result.logprobs,
+        "top_logprobs": result.top_logprobs if result.logprobs is not None else None,
+        "prompt_token_ids": result.prompt_ids if result.prompt_logprobs is not None else None,
+        "prompt_logprobs": result.prompt_logprobs,
+        "prompt_top_logprobs": result.prompt_top_logprobs,
+    }
     return {
         "prompt": prompt,
         "text": result.text,
@@ -130,4 +171,5 @@ def _to_dict(prompt: str, result) -> dict:
         "prompt_tokens": len(result.prompt_ids),
         "completion_tokens": len(result.token_ids),
         "token_ids": [int(token) for token in result.token_ids],
+        **{name: value for name, value in asked.items() if value is not None},
     }

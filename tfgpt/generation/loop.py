@@ -11,7 +11,6 @@ nothing but the speed, as far as the decoder's arithmetic is independent of the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +18,7 @@ import numpy as np
 from tfgpt.errors import InputError
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.generation.padding import left_pad
-from tfgpt.generation.prompts import prompt_token_ids
-from tfgpt.generation.samplers import Sampler, log_probability
-from tfgpt.generation.stopping import RowText
+from tfgpt.generation.row import Generation, Row, make_rows
 
 OnToken = Callable[[int, int, str], None]
 
@@ -57,28 +54,6 @@ class Decoder(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Generation:
-    """One prompt's result.
-
-    Attributes:
-        prompt_ids: the prompt's token ids.
-        token_ids: the new tokens, with the end-of-text id that ended them, if one did, and all tokens of a
-            stop string.
-        text: the text of the new tokens, without end-of-text and before the stop string; None without a
-            tokenizer.
-        finish_reason: "stop" for an end-of-text id or a stop string, "length" for max_new_tokens or a full
-            context.
-        logprobs: natural logarithms of the new tokens' probabilities, or None when not asked for.
-    """
-
-    prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    text: str | None
-    finish_reason: str
-    logprobs: tuple[float, ...] | None = None
-
-
 def generate(
     decoder: Decoder,
     prompts,
@@ -106,94 +81,30 @@ def generate(
         FloatingPointError: when the model gives no finite logits.
     """
     options = options or GenerationOptions()
-    if options.stop and tokenizer is None:
+    if options.prompt_logprobs:
         raise InputError(
-            "found stop strings but no tokenizer, expected token ids to end on; pass a tokenizer"
+            "found prompt_logprobs for a model that gives the last token's logits alone, expected an export "
+            "with an engine graph (onnx/engine*.onnx); export the model again and open a session on it"
         )
-    ends = _end_of_text_ids(options, tokenizer)
-    ids = prompt_token_ids(prompts, tokenizer, ends, decoder.vocabulary_size, decoder.context_length)
-    if not ids:
+    rows = make_rows(prompts, options, tokenizer, decoder.vocabulary_size, decoder.context_length)
+    if not rows:
         return []
-    sampler = Sampler(options)
-    rows = [
-        _Row(row, prompt, seed, _limit(prompt, options, decoder), RowText(tokenizer, options.stop))
-        for row, (prompt, seed) in enumerate(zip(ids, options.row_seeds(len(ids)), strict=True))
-    ]
-    token_ids, mask = left_pad(ids)  # [batch, length]
+    token_ids, mask = left_pad([row.prompt for row in rows])  # [batch, length]
     logits = decoder.prefill(token_ids, mask, token_ids.shape[1] + max(row.limit for row in rows))
     held = rows
     while True:
         for place, row in enumerate(held):
             if row.finish_reason is None:
-                row.advance(logits[place], sampler, ends, options.logprobs, on_token)
+                _advance(row, logits[place], on_token)
         going = [place for place, row in enumerate(held) if row.finish_reason is None]
         if not going:
-            return [row.generation(options.logprobs) for row in rows]
+            return [row.generation() for row in rows]
         if len(going) < len(held):
             held = [held[place] for place in decoder.keep(np.array(going))]
         logits = decoder.step(np.array([row.token_ids[-1] for row in held], np.int64))  # [batch, vocabulary]
 
 
-class _Row:
-    """One prompt while its text grows."""
-
-    def __init__(self, index: int, prompt: list[int], seed: int, limit: int, text: RowText):
-        self.index = index
-        self.prompt = prompt
-        self.seed = seed
-        self.limit = limit
-        self.text = text
-        self.token_ids = list(prompt)
-        self.logprobs: list[float] = []
-        self.finish_reason: str | None = None
-
-    def advance(self, logits, sampler: Sampler, ends, with_logprobs: bool, on_token: OnToken | None) -> None:
-        """Chooses the next token from logits [vocabulary] and decides whether it is the last."""
-        logits = np.asarray(logits, np.float32)
-        position = len(self.token_ids) - len(self.prompt)
-        # NaN is larger than every number to `max`, so one look finds it.
-        if not np.isfinite(logits.max()):
-            raise FloatingPointError(
-                f"found NaN or infinite logits for prompt {self.index} at new token {position}, expected "
-                "finite ones; are the weights damaged, or too large for the precision?"
-            )
-        token_id = sampler(logits, np.asarray(self.token_ids), self.seed, position)
-        if with_logprobs:
-            self.logprobs.append(log_probability(logits, token_id))
-        self.token_ids.append(token_id)
-        piece = self._decide(token_id, position + 1, ends)
-        if on_token is not None:
-            on_token(self.index, token_id, piece)
-
-    def _decide(self, token_id: int, num_new: int, ends) -> str:
-        if token_id in ends:
-            piece = self.text.finish()
-            self.finish_reason = "stop"
-            return piece
-        piece = self.text.push(token_id)
-        if not self.text.stopped and num_new >= self.limit:
-            piece += self.text.finish()
-            self.finish_reason = "length"
-        if self.text.stopped:
-            self.finish_reason = "stop"
-        return piece
-
-    def generation(self, with_logprobs: bool) -> Generation:
-        return Generation(
-            prompt_ids=tuple(self.prompt),
-            token_ids=tuple(self.token_ids[len(self.prompt) :]),
-            text=self.text.text,
-            finish_reason=self.finish_reason,
-            logprobs=tuple(self.logprobs) if with_logprobs else None,
-        )
-
-
-def _end_of_text_ids(options: GenerationOptions, tokenizer) -> tuple[int, ...]:
-    if options.end_of_text_ids is not None:
-        return options.end_of_text_ids
-    end = getattr(tokenizer, "end_of_text_id", None)
-    return () if end is None else (int(end),)
-
-
-def _limit(prompt: list[int], options: GenerationOptions, decoder: Decoder) -> int:
-    return min(options.max_new_tokens, decoder.context_length - len(prompt))
+def _advance(row: Row, logits: np.ndarray, on_token: OnToken | None) -> None:
+    token_id, piece = row.advance(logits)
+    if on_token is not None:
+        on_token(row.index, token_id, piece)

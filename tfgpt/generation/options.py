@@ -10,6 +10,16 @@ from tfgpt.errors import InputError
 SMALLEST_TEMPERATURE = 1e-6
 LARGEST_TEMPERATURE = 1e30
 LARGEST_SEED = 2**64 - 1
+# What generation_config.json has no key for, or calls otherwise.
+_NOT_IN_FILES = {
+    "seed",
+    "stop",
+    "end_of_text_ids",
+    "logprobs",
+    "prompt_logprobs",
+    "top_logprobs",
+    "speculate",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,12 @@ class GenerationOptions:
         end_of_text_ids: token ids that end a row; None asks the tokenizer.
         logprobs: also return the natural logarithm of each new token's probability under the model, before
             any penalty, temperature or filter.
+        prompt_logprobs: the same of each token of the prompt.
+        top_logprobs: also return so many of the most probable tokens at the place of each new token, and with
+            `prompt_logprobs` of each token of the prompt.
+        speculate: the most tokens that are guessed at once by looking the last ones up in the text so far,
+            and then checked together (`tfgpt.generation.guessing`); 0 guesses none. It changes no token,
+            greedy or drawn, and only the engine of `tfgpt.serving` does it: others take no notice.
     """
 
     max_new_tokens: int = 64
@@ -46,6 +62,9 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     end_of_text_ids: tuple[int, ...] | None = None
     logprobs: bool = False
+    prompt_logprobs: bool = False
+    top_logprobs: int = 0
+    speculate: int = 0
 
     def __post_init__(self):
         """Raises InputError for a value out of range or of the wrong type."""
@@ -74,8 +93,11 @@ class GenerationOptions:
         object.__setattr__(self, "stop", _stop(self.stop))
         if self.end_of_text_ids is not None:
             object.__setattr__(self, "end_of_text_ids", _token_ids(self.end_of_text_ids))
-        if not isinstance(self.logprobs, bool):
-            raise InputError(f"found logprobs={self.logprobs!r}, expected True or False")
+        for name in ("logprobs", "prompt_logprobs"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"found {name}={getattr(self, name)!r}, expected True or False")
+        for name in ("top_logprobs", "speculate"):
+            _require(name, getattr(self, name), is_integer, 0, math.inf, "an integer of at least 0")
 
     @classmethod
     def from_generation_config(cls, config: dict) -> "GenerationOptions":
@@ -93,7 +115,7 @@ class GenerationOptions:
                 f"found {type(config).__name__} in generation_config.json, expected a JSON object of settings"
             )
         given = {key: value for key, value in config.items() if value is not None}
-        names = {field.name for field in fields(cls)} - {"seed", "stop", "end_of_text_ids", "logprobs"}
+        names = {field.name for field in fields(cls)} - _NOT_IN_FILES
         settings = {name: given[name] for name in names if name in given}
         if not given.get("do_sample", False):
             settings["temperature"] = 0.0

@@ -158,7 +158,18 @@ def draw(logits: np.ndarray, point: float) -> int:
     return int(candidates[min(place, len(candidates) - 1)])
 
 
-def log_probability(logits: np.ndarray, token_id: int) -> float:
-    """ln softmax(logits)[token_id]; logits float32 [vocabulary], unfiltered."""
-    shifted = logits - logits.max()
-    return float(shifted[token_id] - np.log(np.exp(shifted).sum(dtype=np.float64)))
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """ln softmax(logits), float64 [vocabulary]; logits float32 [vocabulary], unfiltered."""
+    shifted = (logits - logits.max()).astype(np.float64)
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def top_log_probabilities(scores: np.ndarray, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` largest of `log_probabilities`, best first, as (token id, score); equals by token id."""
+    count = min(count, len(scores))
+    if count == 0:
+        return ()
+    largest = np.partition(scores, -count)[-count]
+    candidates = np.flatnonzero(scores >= largest)
+    best = candidates[np.argsort(-scores[candidates], kind="stable")][:count]
+    return tuple((int(token_id), float(scores[token_id])) for token_id in best)

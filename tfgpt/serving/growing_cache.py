@@ -4,7 +4,8 @@ import numpy as np
 
 from tfgpt.generation.padding import position_ids
 from tfgpt.serving.graph import CacheGraph
-from tfgpt.serving.shared_cache import LARGEST_CHUNK, LARGEST_LOGITS_BYTES, bind_input, bind_output
+from tfgpt.serving.runtime import bind_input, bind_output
+from tfgpt.serving.shared_cache import LARGEST_CHUNK, LARGEST_LOGITS_BYTES
 
 
 class GrowingCacheDecoder:

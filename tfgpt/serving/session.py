@@ -8,6 +8,9 @@ from pathlib import Path
 from tfgpt.errors import InputError
 from tfgpt.generation.loop import Generation, OnToken, generate
 from tfgpt.generation.options import GenerationOptions
+from tfgpt.generation.row import make_rows
+from tfgpt.serving.engine import Engine, Request
+from tfgpt.serving.engine_graph import EngineGraph, engine_runs_here, load_engine_graph
 from tfgpt.serving.export_directory import ExportDirectory, read_export_directory
 from tfgpt.serving.graph import CacheGraph, load_graph
 from tfgpt.serving.growing_cache import GrowingCacheDecoder
@@ -27,23 +30,35 @@ class Session:
         tokenizer: the export's tokenizer, or None when it has none; prompts are token ids then.
         default_options: those of generation_config.json.
         context_length, vocabulary_size: integers.
-        decoder: the model with its cache, as `tfgpt.generation.loop.Decoder`.
+        engine: what runs requests, where the export has the engine's graph and onnxruntime can run it, or
+            None.
+        decoder: where there is no engine the model with its cache, as `tfgpt.generation.loop.Decoder`, or
+            None.
 
-    One session may be used from several threads: calls wait for each other, since they share the cache.
+    One session may be used from several threads. With an engine their requests run side by side; otherwise
+    calls wait for each other, since they share the cache.
     """
 
-    def __init__(self, export: ExportDirectory, graph: CacheGraph, tokenizer=None):
+    def __init__(self, export: ExportDirectory, graph: CacheGraph | EngineGraph, tokenizer=None):
         self.tokenizer = tokenizer
         self.default_options = export.default_options
         self.context_length = export.context_length
         self.vocabulary_size = graph.vocabulary_size
-        kind = SharedCacheDecoder if graph.has_shared_cache else GrowingCacheDecoder
-        self.decoder = kind(graph, export.context_length)
+        self.engine = self.decoder = None
+        if isinstance(graph, EngineGraph):
+            self.engine = Engine(graph, export.context_length)
+        else:
+            kind = SharedCacheDecoder if graph.has_shared_cache else GrowingCacheDecoder
+            self.decoder = kind(graph, export.context_length)
         self._lock = threading.Lock()
 
     @classmethod
     def open(
-        cls, export_dir: str | os.PathLike, precision: str = "fp32", num_threads: int | None = None
+        cls,
+        export_dir: str | os.PathLike,
+        precision: str = "fp32",
+        num_threads: int | None = None,
+        engine: bool = True,
     ) -> "Session":
         """Reads an export directory and loads one of its graphs.
 
@@ -51,13 +66,14 @@ class Session:
             export_dir: what `tfgpt export` wrote.
             precision: "fp32", "fp16", "int8" or "int4", if it was exported.
             num_threads: threads to compute with; None is one for each core that the process may use.
+            engine: take the engine's graph where there is one; False takes the common graph all the same.
 
         Raises:
             InputError: a missing directory, file, key or precision, a damaged graph, or parts of different
                 models.
         """
         export = read_export_directory(export_dir, precision)
-        graph = load_graph(export.model_path, num_threads)
+        graph = _load(export, num_threads, engine)
         tokenizer = _tokenizer(export.directory)
         _check_vocabularies(export, graph, tokenizer)
         return cls(export, graph, tokenizer)
@@ -68,13 +84,71 @@ class Session:
         """Generates a continuation of each prompt; see `tfgpt.generation.loop.generate`.
 
         Options that leave `end_of_text_ids` open get those of the export. No options at all means
-        `default_options`.
+        `default_options`. `prompt_logprobs` needs an engine; `speculate` does nothing without one.
         """
+        if self.engine is None:
+            with self._lock:
+                return generate(self.decoder, prompts, self._options(options), self.tokenizer, on_token)
+        requests = self.submit(prompts, options)
+        try:
+            while not all(request.done for request in requests):
+                self.engine.advance()
+                _tell(requests, on_token)
+        finally:
+            for request in requests:
+                request.cancel()
+        _tell(requests, on_token)
+        return [_result(request) for request in requests]
+
+    def submit(self, prompts, options: GenerationOptions | None = None) -> list[Request]:
+        """Hands prompts to the engine and returns at once: whoever calls `engine.advance` computes them.
+
+        Arguments are those of `generate`.
+
+        Raises:
+            InputError: there is no engine, or for what `generate` refuses.
+        """
+        if self.engine is None:
+            raise InputError(
+                "found an export without an engine graph, or an onnxruntime that cannot run it, expected "
+                "onnx/engine*.onnx and onnxruntime 1.32 or newer; export again, or use generate"
+            )
+        options = self._options(options)
+        rows = make_rows(prompts, options, self.tokenizer, self.vocabulary_size, self.context_length)
+        return [self.engine.submit(row) for row in rows]
+
+    def _options(self, options: GenerationOptions | None) -> GenerationOptions:
         options = options or self.default_options
         if options.end_of_text_ids is None:
             options = dataclasses.replace(options, end_of_text_ids=self.default_options.end_of_text_ids)
-        with self._lock:
-            return generate(self.decoder, prompts, options, self.tokenizer, on_token)
+        return options
+
+
+def _load(export: ExportDirectory, num_threads: int | None, engine: bool) -> CacheGraph | EngineGraph:
+    if not engine or export.engine_path is None:
+        return load_graph(export.model_path, num_threads)
+    try:
+        return load_engine_graph(export.engine_path, num_threads)
+    except InputError:
+        # Asked only now, since looking through all operators takes longer than loading a small graph.
+        if engine_runs_here():
+            raise
+        return load_graph(export.model_path, num_threads)
+
+
+def _tell(requests: list[Request], on_token: OnToken | None) -> None:
+    """Hands new tokens to the caller, in its own thread."""
+    for request in requests:
+        while request.events:
+            token_id, piece = request.events.popleft()
+            if on_token is not None:
+                on_token(request.row.index, token_id, piece)
+
+
+def _result(request: Request) -> Generation:
+    if request.failure is not None:
+        raise request.failure
+    return request.row.generation()
 
 
 def _tokenizer(directory: Path):
@@ -85,7 +159,7 @@ def _tokenizer(directory: Path):
     return load_tokenizer(directory)
 
 
-def _check_vocabularies(export: ExportDirectory, graph: CacheGraph, tokenizer) -> None:
+def _check_vocabularies(export: ExportDirectory, graph: CacheGraph | EngineGraph, tokenizer) -> None:
     if export.vocabulary_size not in (None, graph.vocabulary_size):
         raise InputError(
             f"found a graph with {graph.vocabulary_size} tokens in {export.model_path}, expected "

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfgpt.generation.padding import position_ids
 from tfgpt.serving.graph import CacheGraph
+from tfgpt.serving.runtime import bind_input, bind_output
 
 # Logits come for all positions; a long prompt goes in chunks so that they never take more than this.
 LARGEST_LOGITS_BYTES = 64 * 2**20
@@ -182,13 +183,3 @@ class _Step:
         bind_input(self._binding, "attention_mask", mask)
         self._session.run_with_iobinding(self._binding)
         return self._logits[:, 0]
-
-
-def bind_input(binding, name: str, array: np.ndarray) -> None:
-    """Binds the array's memory, which the caller must keep; the array is contiguous."""
-    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def bind_output(binding, name: str, array: np.ndarray) -> None:
-    """As `bind_input`, for a result that is written into the array."""
-    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

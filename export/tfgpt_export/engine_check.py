@@ -1,0 +1,67 @@
+"""The engine's graphs against Keras: probabilities of prompts that run side by side."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfgpt.generation.options import GenerationOptions
+from tfgpt.generation.row import make_rows
+from tfgpt_export.gates import VerificationError
+from tfgpt_export.recipe import Artifact
+from tfgpt_export.tolerances import LOSSLESS
+from tfgpt_export.verify import Verifier
+
+
+def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
+    """The float32 engine gives every token of prompts of different lengths the probability that Keras gives.
+
+    The other precisions are graphs that were checked, rewritten the same way; they generate in the last one.
+
+    Raises:
+        VerificationError: naming the prompt and the token that differ.
+    """
+    if "fp32" not in artifact.files:
+        return
+    from tfgpt.serving.engine import Engine
+    from tfgpt.serving.engine_graph import load_engine_graph
+    from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
+
+    config = artifact.config
+    path = artifact.files["fp32"].with_name(ENGINE_OF_PRECISION["fp32"])
+    engine = Engine(load_engine_graph(path), config.context_length)
+    lengths = [min(length, config.context_length - 1) for length in (1, 24, 3, 11)]
+    prompts = [
+        np.random.default_rng(3).integers(0, config.vocabulary_size, length).tolist() for length in lengths
+    ]
+    options = GenerationOptions(max_new_tokens=1, prompt_logprobs=True, end_of_text_ids=())
+    rows = make_rows(prompts, options, None, config.vocabulary_size, config.context_length)
+    for row in rows:
+        engine.submit(row)
+    while not engine.idle:
+        engine.step()
+    worst = float(max(_difference(verifier.model, row) for row in rows))
+    yield {
+        "artifact": "engine fp32",
+        "kind": "engine",
+        "tolerance": LOSSLESS,
+        "max_relative_difference": worst,
+    }
+
+
+def _difference(model, row) -> float:
+    found = row.generation()
+    scores = found.prompt_logprobs[1:]
+    logits = np.asarray(model(np.array([row.prompt]), training=False))[0].astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    expected = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    size = max(1.0, float(np.abs(logits).max()))
+    worst = 0.0
+    for place, score in enumerate(scores):
+        difference = abs(score - expected[place, row.prompt[place + 1]]) / size
+        if not difference <= LOSSLESS:
+            raise VerificationError(
+                f"engine fp32: the probability of token {place + 1} of a prompt of {len(row.prompt)} differs "
+                f"from Keras by {difference:.3g} where {LOSSLESS:g} is allowed"
+            )
+        worst = max(worst, difference)
+    return worst

@@ -1,0 +1,214 @@
+"""Many requests at once: each takes a row of the cache when there is one, and leaves it when it ends.
+
+    step     1        2        3        4        5
+    row 0    prompt   prompt   a        b        c ends
+    row 1             prompt   x        y  z  w  v            guessed tokens that were right come together
+    row 2                      prompt   p ends   prompt       the next request
+
+A step is one run of the graph: chunks of prompts, new tokens and guesses side by side. No row sees another;
+the only thing that a batch changes is the order of sums within attention, where one query and several go
+different ways (2e-7).
+"""
+
+import threading
+from collections import deque
+
+from tfgpt.generation.guessing import GuessLength, guess
+from tfgpt.generation.row import Row
+from tfgpt.serving.engine_graph import EngineCache, EngineGraph, Feed
+
+# New tokens in one step, prompts included: more keep the rows that decode waiting and gain no speed.
+LARGEST_CHUNK = 512
+# What prompts may take of a step however many tokens the others need.
+SMALLEST_CHUNK = 64
+# Logits of a prompt's tokens are wanted for their probabilities alone; so they never take more than this.
+LARGEST_LOGITS_BYTES = 64 * 2**20
+MOST_ROWS = 32
+_CAPACITY_STEP = 64
+
+
+class Request:
+    """One prompt on its way through the engine.
+
+    Attributes:
+        row: the text so far; complete when `done`.
+        events: (token id, text piece) of every new token, oldest first, for whoever streams them: take them
+            out with `popleft`.
+        failure: the error that ended the request, or None.
+    """
+
+    def __init__(self, row: Row):
+        self.row = row
+        self.events: deque[tuple[int, str]] = deque()
+        self.failure: BaseException | None = None
+        self._cancelled = False
+        self._place: int | None = None  # the row of the cache
+        self._cached = 0  # of the row's tokens, so many are in the cache
+        self._guesses = GuessLength(row.options.speculate)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self._cancelled or self.failure is not None or self.row.finish_reason is not None
+
+    def cancel(self) -> None:
+        """Ends the request; its row is free for another at the next step."""
+        self._cancelled = True
+
+
+class Engine:
+    """Requests in, tokens out; one `step` at a time.
+
+    Args:
+        graph: the engine's graph.
+        context_length: prompt and new tokens of one row.
+        most_rows: requests that run at once; more wait in line.
+
+    `submit`, `advance` and `Request.cancel` may be called from any thread at any time, `step` by one alone.
+    """
+
+    def __init__(self, graph: EngineGraph, context_length: int, most_rows: int = MOST_ROWS):
+        self.vocabulary_size = graph.vocabulary_size
+        self.context_length = context_length
+        self.most_rows = most_rows
+        self.num_runs = 0
+        self._cache = EngineCache(graph)
+        self._prompt_rows = max(1, LARGEST_LOGITS_BYTES // (4 * graph.vocabulary_size))
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []  # in the order of arrival
+        self._turn = threading.Condition()
+        self._stepping = False
+
+    def submit(self, row: Row) -> Request:
+        """Puts a row (`tfgpt.generation.row.make_rows`) in line."""
+        request = Request(row)
+        self._waiting.append(request)
+        return request
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and all(request.done for request in self._running)
+
+    def advance(self) -> None:
+        """One step, made by this thread, or waited for where another one is at it."""
+        with self._turn:
+            if self._stepping:
+                self._turn.wait()
+                return
+            self._stepping = True
+        try:
+            self.step()
+        finally:
+            with self._turn:
+                self._stepping = False
+                self._turn.notify_all()
+
+    def step(self) -> None:
+        """Feeds every running request and hands it its logits; does nothing when there are none.
+
+        A request whose logits are not finite fails by itself. An error of the runtime fails all that run, and
+        is raised.
+        """
+        self._running = [request for request in self._running if not request.done]
+        self._admit()
+        work = self._plan()
+        if not work:
+            return
+        try:
+            logits = self._cache.run([feed for _, feed in work])  # [wanted, vocabulary]
+        except Exception as error:
+            for request in self._running:
+                request.failure = error
+            raise
+        self.num_runs += 1
+        first = 0
+        for request, feed in work:
+            _take(request, feed, logits[first : first + feed.wanted])
+            first += feed.wanted
+
+    def _admit(self) -> None:
+        """Free rows to those who wait, the lowest row first, so that few are bound."""
+        free = sorted(
+            set(range(self.most_rows)) - {request._place for request in self._running}, reverse=True
+        )
+        while free and self._waiting:
+            request = self._waiting.popleft()
+            if not request.done:
+                request._place = free.pop()
+                self._running.append(request)
+        if self._running:
+            slots = max(len(request.row.prompt) + request.row.limit for request in self._running)
+            # A chunk takes its whole width, whatever is empty in it: also behind the longest row.
+            room = slots + min(LARGEST_CHUNK, max(_largest_feed(request) for request in self._running))
+            rows = 1 + max(request._place for request in self._running)
+            # Twice as many rows at once, so that growing copies little.
+            rows = min(self.most_rows, 1 << (rows - 1).bit_length())
+            self._cache.reserve(rows, -(-room // _CAPACITY_STEP) * _CAPACITY_STEP)
+
+    def _plan(self) -> list[tuple[Request, Feed]]:
+        """What each request is fed: decoding rows first, prompts share what is left of the step."""
+        decoding = [request for request in self._running if request._cached >= len(request.row.token_ids) - 1]
+        work = [(request, _next_tokens(request)) for request in decoding]
+        left = max(SMALLEST_CHUNK, LARGEST_CHUNK - sum(len(feed.token_ids) for _, feed in work))
+        scored = self._prompt_rows
+        for request in self._running:
+            if left <= 0 or request in decoding:
+                continue
+            feed = _prompt_chunk(request, left, scored)
+            if feed.token_ids:
+                work.append((request, feed))
+                left -= len(feed.token_ids)
+                scored -= feed.wanted
+        return work
+
+
+def _largest_feed(request: Request) -> int:
+    return max(len(request.row.prompt) - request._cached, 1 + request.row.options.speculate)
+
+
+def _next_tokens(request: Request) -> Feed:
+    """The last token, and guesses of those after it."""
+    row = request.row
+    # The last token that may come is not worth guessing behind.
+    most = min(request._guesses.now, row.limit - row.num_new - 1, LARGEST_CHUNK - 1)
+    token_ids = [row.token_ids[-1], *guess(row.token_ids, most)]
+    return Feed(request._place, request._cached, token_ids, len(token_ids))
+
+
+def _prompt_chunk(request: Request, left: int, scored: int) -> Feed:
+    """At most `left` tokens of a prompt; of a prompt whose tokens' logits are wanted at most `scored`."""
+    row, start = request.row, request._cached
+    count = min(left, len(row.prompt) - start)
+    if row.options.prompt_logprobs:
+        count = min(count, scored)
+        wanted = count
+    else:
+        wanted = int(start + count == len(row.prompt))
+    return Feed(request._place, start, row.prompt[start : start + count], wanted)
+
+
+def _take(request: Request, feed: Feed, logits) -> None:
+    """New tokens out of logits [wanted, vocabulary]; guesses count until the first that is wrong."""
+    row = request.row
+    start, known = feed.start, len(row.token_ids)
+    end = start + len(feed.token_ids)
+    request._cached = min(end, known)
+    if row.options.prompt_logprobs and start < len(row.prompt):
+        row.score_prompt(logits)
+    if end < known or request.done:
+        return
+    guessed = feed.token_ids[known - start :]
+    right = 0
+    for each in logits[len(logits) - 1 - len(guessed) :]:
+        try:
+            token_id, piece = row.advance(each)
+        except FloatingPointError as error:
+            request.failure = error
+            return
+        request.events.append((token_id, piece))
+        if row.finish_reason is not None or right == len(guessed) or guessed[right] != token_id:
+            break
+        right += 1
+        request._cached += 1
+    request._guesses.learn(len(guessed), right)
