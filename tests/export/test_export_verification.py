@@ -38,6 +38,8 @@ def test_the_reports_say_what_was_compared(exported):
         ("saved_model", "lossless"),
         ("saved_model", "predictions"),
         ("saved_model", "generation"),
+        ("saved_model", "loop in the graph"),
+        ("saved_model", "text in the graph"),
         ("fp32", "generation"),
         ("fp16", "generation"),
         ("int8", "generation"),
