@@ -22,6 +22,9 @@ TORCH = "torch==2.13.0"
 ENVIRONMENTS = {
     "torch": (TORCH, "transformers==5.23.0", "numpy"),
     "optimum": ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH, "onnxruntime==1.32.0"),
+    # The servers' own schemas. TF Serving's would bring TensorFlow, which they do not need.
+    "triton": ("tritonclient[grpc]==2.73.0",),
+    "tfserving": ("tensorflow-serving-api==2.21.0", "protobuf==6.33.6", "--no-deps"),
     "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.6", TORCH),
 }
 

@@ -47,8 +47,8 @@ def test_every_import_is_a_requirement(settings):
     used = {name for path in sources if path.parent not in PROGRAMS for name in imported(path)}
     own = {"tfgpt", "tfgpt_export"} | set(sys.stdlib_module_names)
     assert sorted(used - own - BACKENDS - required) == []
-    # keras-nlp is promised to users, who find it installed.
-    assert sorted(required - used) == ["keras_nlp"]
+    # These are promised to users, who find them installed.
+    assert sorted(required - used) == ["keras_nlp", "tensorflow_text"]
 
 
 def test_files_that_are_not_python_are_package_data(settings):

@@ -172,12 +172,13 @@ def _link_kept(old: Path, new: Path, keep: Callable[[Path], bool]) -> None:
         if os.path.lexists(new / entry.name) or not keep(entry):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link_or_copy)
+            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=link_or_copy)
         else:
-            _link_or_copy(entry, new / entry.name)
+            link_or_copy(entry, new / entry.name)
 
 
-def _link_or_copy(source, target, *, follow_symlinks: bool = False) -> None:
+def link_or_copy(source, target, *, follow_symlinks: bool = False) -> None:
+    """Puts a file under a second name: a hard link, or a copy where the file system has none."""
     try:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):

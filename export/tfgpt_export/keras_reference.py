@@ -1,7 +1,6 @@
 """The reference that every artifact is held against, asked of the Keras model itself."""
 
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -28,9 +27,9 @@ class KerasReference:
 
     whole = True
 
-    def __init__(self, model_dir: Path, text: np.ndarray | None = None):
+    def __init__(self, model: CausalLM, text: np.ndarray | None = None):
         """`text`: int `[rows, length]` to judge predictions on; `None` lets the model write its own."""
-        self.model = CausalLM.from_pretrained(model_dir, dtype="float32")
+        self.model = model
         self.context_length = self.model.config.context_length
         self.text_is_given = text is not None
         self._text = text

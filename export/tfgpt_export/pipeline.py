@@ -10,6 +10,7 @@ portable    -> onnx/model_portable.onnx                               check: equ
 engine      -> onnx/engine*.onnx, over the same weights               check: says the same as Keras
 saved_model -> saved_model/1                                          check: equal to Keras
 package     -> config, tokenizer, genai_config, checksums, report     check: a session opens it
+layouts     -> triton/, tfserving/ where asked for
 """
 
 import contextlib
@@ -20,9 +21,10 @@ from pathlib import Path
 
 from tfgpt.checkpoints.directory import read_model_config
 from tfgpt.files import replacing_directory
+from tfgpt_export import layouts, stages
 from tfgpt_export import package as packaging
-from tfgpt_export import stages
 from tfgpt_export.engine_check import check_engine
+from tfgpt_export.keras_model import KerasModel
 from tfgpt_export.lower import check_config
 from tfgpt_export.recipe import Artifact, ExportRecipe
 from tfgpt_export.verify import Verifier
@@ -37,6 +39,7 @@ STAGES = (
     ("engine", stages.engine_stage, check_engine),
     ("saved_model", stages.saved_model_stage, Verifier.check_saved_model),
     ("package", packaging.package_stage, Verifier.check_generation),
+    ("layouts", layouts.layouts_stage, None),
 )
 
 
@@ -65,12 +68,15 @@ def export(
     """
     recipe = ExportRecipe(precisions=tuple(precisions), **options)
     model_dir, export_dir = Path(model_dir).expanduser(), Path(export_dir).expanduser().resolve()
+    if recipe.layouts:
+        recipe = dataclasses.replace(recipe, name=recipe.name or export_dir.name)
+        layouts.check_name(recipe.name)
     family, config = read_model_config(model_dir)
     check_config(config)
     packaging.check_directories(model_dir, export_dir)
     packaging.check_tokenizer(model_dir, config)
     with replacing_directory(export_dir) as output, contextlib.ExitStack() as stack:
-        artifact = Artifact(model_dir, output, recipe, family, config)
+        artifact = Artifact(model_dir, output, recipe, family, config, KerasModel(model_dir))
         verifier = stack.enter_context(Verifier(artifact)) if recipe.verify else None
         for name, run, check in STAGES:
             _report(progress, name, "run")

@@ -88,9 +88,10 @@ def _reference(export_dir: Path, model_dir: Path | None, text, progress):
     """Keras's answers, and what is wrong with the recorded ones."""
     if model_dir is not None:
         progress("loading the Keras model")
+        from tfgpt_export.keras_model import KerasModel
         from tfgpt_export.keras_reference import KerasReference
 
-        return KerasReference(Path(model_dir), text), None
+        return KerasReference(KerasModel(Path(model_dir))(), text), None
     path = export_dir / REFERENCE_FILE
     try:
         return read_reference(path), None
@@ -145,17 +146,22 @@ def _check_sizes(graph, reference) -> None:
 
 def _saved_model_entries(export_dir: Path, reference, progress) -> list[dict]:
     from tfgpt_export.runners import SavedModelRunner
+    from tfgpt_export.saved_model_checks import check_graph_generation, check_graph_text
 
     progress("saved_model: numbers, predictions and greedy tokens")
     config = reference.model.config
     runner = SavedModelRunner(export_dir / SAVED_MODEL, config)
     run = functools.partial(generate, runner.decoder(config.context_length))
     gates = gates_of("saved_model", reference.text_is_given)
-    return [
+    entries = [
         compare_numbers("saved_model", reference, runner, gates),
         compare_predictions("saved_model", reference, runner, gates),
         compare_generation("saved_model", reference, run, gates),
+        check_graph_generation(runner.model, reference.model),
     ]
+    if "generate_text" in runner.model.signatures:
+        entries.append(check_graph_text(runner.model, reference.model, export_dir))
+    return entries
 
 
 def _client_entry(client: clients.Program, export_dir: Path, reference, precisions: list[str]) -> dict:

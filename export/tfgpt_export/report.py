@@ -65,6 +65,14 @@ def sentences(entry: dict) -> list[tuple[str, str]]:
         return [("cache and logits, against Keras with the same rounded weights", worst), *failures]
     if entry["kind"] == "predictions":
         return [(f"predictions at {entry['positions']:,} positions", _predictions(entry)), *failures]
+    if entry["kind"] == "loop in the graph":
+        found = ", ".join(f"{number} {name}" for name, number in entry["tokens"].items())
+        return [("tokens by the loop in its graph", f"{found}, all as Keras's"), *failures]
+    if entry["kind"] == "text in the graph":
+        return [
+            ("text to text in its graph", entry["refused"] or f"{entry['texts']} texts as Keras's"),
+            *failures,
+        ]
     return failures
 
 

@@ -18,7 +18,7 @@ from tfgpt_export.lowering import PORTABLE
 from tfgpt_export.plan import BITS, form_chooser
 from tfgpt_export.quantize import quantize_graph
 from tfgpt_export.recipe import Artifact
-from tfgpt_export.saved_model import write_saved_model
+from tfgpt_export.saved_model import graph_tokenizer, write_saved_model
 from tfgpt_export.trace import trace
 from tfgpt_export.weights import write_model
 
@@ -106,8 +106,10 @@ def saved_model_stage(artifact: Artifact) -> Artifact:
     if not artifact.recipe.saved_model:
         return artifact
     path = artifact.output / SAVED_MODEL
-    write_saved_model(artifact.model_dir, path)
-    return dataclasses.replace(artifact, files={**artifact.files, "saved_model": path})
+    tokenizer, refused = graph_tokenizer(artifact.model_dir)
+    write_saved_model(artifact.keras_model(), tokenizer, path)
+    files = {**artifact.files, "saved_model": path}
+    return dataclasses.replace(artifact, files=files, text_refused=refused)
 
 
 def _write(artifact: Artifact, precision: str, model: onnx.ModelProto, tensors, num_bytes: int) -> Artifact:

@@ -13,6 +13,7 @@ from tfgpt_export.reference import Answer, answer
 from tfgpt_export.reference_file import REFERENCE_FILE, write_reference
 from tfgpt_export.rounded import float_products_session, weights_of_file
 from tfgpt_export.runners import OnnxRunner, SavedModelRunner
+from tfgpt_export.saved_model_checks import check_graph_generation, check_graph_text
 from tfgpt_export.tolerances import LOSSLESS, WEIGHT_CHANGE
 
 __all__ = ["VerificationError", "Verifier"]
@@ -39,7 +40,7 @@ class Verifier:
         """The Keras model, loaded when the first check needs it."""
         if self._reference is None:
             recipe = self.artifact.recipe
-            self._reference = KerasReference(self.artifact.model_dir, recipe.verification_tokens)
+            self._reference = KerasReference(self.artifact.keras_model(), recipe.verification_tokens)
         return self._reference
 
     def check_lossless_onnx(self, artifact: Artifact, name: str = "fp32") -> Iterator[dict]:
@@ -63,7 +64,7 @@ class Verifier:
                 yield from self._compare(name, OnnxRunner.open(path))
 
     def check_saved_model(self, artifact: Artifact) -> Iterator[dict]:
-        """The SavedModel gives Keras's numbers through both of its signatures."""
+        """The SavedModel gives Keras's numbers, and its own loop and tokenizer Keras's tokens and texts."""
         if "saved_model" not in artifact.files:
             return
         runner = SavedModelRunner(artifact.files["saved_model"], artifact.config)
@@ -77,6 +78,10 @@ class Verifier:
         yield from self._compare("saved_model", runner)
         decoder = runner.decoder(artifact.config.context_length)
         yield self._compare_generation("saved_model", functools.partial(generate, decoder))
+        yield passed(check_graph_generation(runner.model, self.reference.model))
+        yield passed(
+            check_graph_text(runner.model, self.reference.model, artifact.model_dir, artifact.text_refused)
+        )
 
     def check_generation(self, artifact: Artifact) -> Iterator[dict]:
         """Sessions open the finished directory, and choose the greedy tokens that Keras chooses."""

@@ -30,6 +30,17 @@ def add_arguments(parser) -> None:
     parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with Keras")
     parser.add_argument("--keep-stages", action="store_true", help="keep what each stage made, to look at")
+    parser.add_argument(
+        "--layout",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="L",
+        help="triton, tfserving: lay the files out for these servers, too",
+    )
+    parser.add_argument(
+        "--name", help="what the layouts call the model; by default the name of the export directory"
+    )
     parser.add_argument("--json", action="store_true", help="print the verification as JSON")
 
 
@@ -52,6 +63,8 @@ def run(arguments) -> int:
         verify=not arguments.no_verify,
         verification_tokens=text,
         keep_stages=arguments.keep_stages,
+        layouts=tuple(dict.fromkeys(arguments.layout)),
+        name=arguments.name,
         progress=show_stage,
     )
     name = "verification.json" if arguments.json else "verification.md"

@@ -52,7 +52,7 @@ class KerasDecoder:
         self.vocabulary_size = model.config.vocabulary_size
         self.context_length = model.config.context_length
         self._model = model
-        self._advance = _compiled_advance(model)
+        self._advance = compiled_advance(model)
         self._has_static_shapes = keras.config.backend() == "jax"
         self._padding = np.zeros((0, 1), np.int64)  # columns of padding of each row, [batch, 1]
         self._mask = np.zeros((0, 0), np.int32)  # [batch, columns], with static shapes [batch, capacity]
@@ -118,7 +118,7 @@ def _padded_with_ones(mask: np.ndarray, columns: int) -> np.ndarray:
     return np.pad(mask, ((0, 0), (0, columns)), constant_values=1)
 
 
-def _compiled_advance(model):
+def compiled_advance(model):
     """`advance` of this model, compiled for the backend; made once and kept beside the model's attributes."""
     # Written past Keras's attribute tracking: it is no layer and no state.
     if "_generation_advance" not in model.__dict__:

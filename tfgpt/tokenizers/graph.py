@@ -3,8 +3,8 @@
     text [N] -> added tokens -> (NFC) -> pieces -> merges -> ids [N, (tokens)]
 
 Only operators of TensorFlow itself and constants, no lookup table and no Python: a SavedModel of it needs
-`import tensorflow` and nothing else. One exception: GPT-NeoX's vocabulary has the normalizer NFC, for which
-TensorFlow has no operator. It is tensorflow-text's, and whoever loads such a SavedModel must import that.
+`import tensorflow` and nothing else. That goes for the normalizer NFC of GPT-NeoX's vocabulary, too, which is
+made of these operators (`graph_composing`).
 
 Covered are byte-level BPE with GPT-2's regular expression (GPT-2, GPT-3, GPT-Neo, GPT-J, GPT-NeoX) or o200k's
 (gpt-oss), with or without NFC, `add_prefix_space`, `ignore_merges` and added tokens; and characters. Not
@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfgpt.errors import InputError
 from tfgpt.files import replacing_directory
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer, byte_characters
 from tfgpt.tokenizers.character import CharacterTokenizer
 from tfgpt.tokenizers.graph_added_tokens import AddedTokens, valid_utf8
 from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS, CodePointTable
+from tfgpt.tokenizers.graph_composing import Composer
 from tfgpt.tokenizers.graph_merging import Merger
 from tfgpt.tokenizers.graph_plan import GraphPlan, read_plan, refusal
 from tfgpt.tokenizers.graph_splitting import Splitter
@@ -143,7 +143,7 @@ class BytePairEncoder:
         self._stages = [AddedTokens(ids) if ids else None for ids in plan.added_tokens]
         self._split = Splitter(plan.splitting)
         self._merge = _merger(tokenizer, plan.ignore_merges)
-        self._compose = _composer() if plan.compose else None
+        self._compose = Composer() if plan.compose else None
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """string [N] -> int32 [N, (tokens)]."""
@@ -227,13 +227,3 @@ def _merger(tokenizer: BytePairTokenizer, ignore_merges: bool) -> Merger:
     for rank, (left, right) in enumerate(merges_of(json.loads(tokenizer.backend.to_str())["model"])):
         merges[vocabulary[left], vocabulary[right]] = (rank, vocabulary[left + right])
     return Merger(whole, [vocabulary[character] for character in characters], merges)
-
-
-def _composer():
-    try:
-        import tensorflow_text
-    except ImportError as error:
-        raise InputError(
-            "found no tensorflow_text, expected it for the normalizer NFC; pip install tensorflow-text"
-        ) from error
-    return lambda texts: tensorflow_text.normalize_utf8(texts, "NFC")
