@@ -94,7 +94,7 @@ def _predictions(entry: dict) -> str:
         f"same first choice {entry['top1_agreement']:.1%}, "
         f"perplexity {entry['reference_perplexity']:.3f} -> {entry['perplexity']:.3f} "
         f"({entry['perplexity_change']:+.3%}{allowed('perplexity_change', '.1%')}), "
-        f"KL {entry['kl_divergence']:.1e} nats{allowed('kl_divergence', 'g')}, "
+        f"KL {entry['kl_divergence']:.1e} nats{allowed('kl_divergence', '.2g')}, "
         f"logits off by {entry['mean_logit_difference']:.1e} in the mean{judged}"
     )
 

@@ -42,7 +42,7 @@ def test_every_artifact_is_in_every_plot(exported, report):
     histograms = [each for each in pictures if each.get("aria-label") == "first other token"]
     assert len(histograms) == sum(entry["kind"] == "generation" for entry in report["artifacts"])
     judged = sum(is_judged(entry) for entry in report["artifacts"])
-    assert page.count("<td class=good>passed</td>") == judged >= 2 * len(names)
+    assert page.count("<td class=good>passed</td>") == judged > len(names)
     assert page.count("<td class=skipped>reported</td>") == len(report["artifacts"]) - judged > 0
     assert "GroupQueryAttention" in page
 
