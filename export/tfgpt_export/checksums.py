@@ -9,8 +9,9 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def write_checksums(directory: Path) -> None:
-    """Lists every file of a directory."""
-    lines = [f"{sha256(path)}  {path.relative_to(directory).as_posix()}" for path in files_in(directory)]
+    """Lists every other file of a directory."""
+    names = [path.relative_to(directory).as_posix() for path in files_in(directory)]
+    lines = [f"{sha256(directory / name)}  {name}" for name in names if name != CHECKSUMS]
     write_text(directory / CHECKSUMS, "\n".join(lines) + "\n")
 
 

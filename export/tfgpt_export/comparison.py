@@ -12,6 +12,8 @@ from tfgpt.serving import Session
 from tfgpt_export.gates import Gates, broken_limits
 from tfgpt_export.greedy import Run, compare_greedy, greedy_tokens
 
+ENGINE = "tfgpt's engine"
+
 
 def compare_numbers(name: str, reference, runner, gates: Gates) -> dict:
     """Caches and logits in every case.
@@ -59,7 +61,7 @@ def sessions(export_dir: Path, precision: str) -> Iterator[tuple[str | None, Run
     yield None, Session.open(export_dir, precision, engine=False).generate
     session = Session.open(export_dir, precision)
     if session.engine is not None:
-        yield "tfgpt's engine", session.generate
+        yield ENGINE, session.generate
 
 
 def _differences(name: str, reference, runner, tolerance: float | None):

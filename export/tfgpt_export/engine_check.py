@@ -6,6 +6,7 @@ import numpy as np
 
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.generation.row import make_rows
+from tfgpt_export.comparison import ENGINE
 from tfgpt_export.gates import VerificationError
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.tolerances import LOSSLESS
@@ -41,8 +42,9 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
         engine.step()
     worst = float(max(_difference(verifier.reference.model, row) for row in rows))
     yield {
-        "artifact": "engine fp32",
+        "artifact": "fp32",
         "kind": "engine",
+        "client": ENGINE,
         "tolerance": LOSSLESS,
         "max_relative_difference": worst,
         "failures": [],

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from tfgpt_export import tolerances
 
 # The measures of an `Agreement` that are judged, and the share of decided greedy tokens.
+NOT_JUDGED = 1.0  # a share that is never exceeded
 JUDGED = ("kl_divergence", "perplexity_change")
 
 
@@ -38,7 +39,7 @@ def gates_of(name: str, text_is_given: bool) -> Gates:
     if is_lossless(name):
         return Gates(tolerance)
     if not text_is_given:
-        return Gates(tolerance, greedy=1.0)
+        return Gates(tolerance, greedy=NOT_JUDGED)
     return Gates(tolerance, tolerances.QUANTIZED[name], tolerances.GREEDY[name])
 
 

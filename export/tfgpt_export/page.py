@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from tfgpt_export.plots import Bar, bars, histogram, lines, logarithmic
-from tfgpt_export.report import sentences, title, verdict
+from tfgpt_export.report import is_judged, sentences, title, verdict
 from tfgpt_export.tolerances import LOSSLESS
 
 STYLE = Path(__file__).with_name("page.css")
@@ -55,24 +55,34 @@ def _section(heading: str, text: str, body: str) -> str:
 
 
 def _artifacts(report: dict) -> str:
-    rows = []
-    for entry in report["artifacts"]:
-        mark = "<td class=bad>missed</td>" if entry["failures"] else "<td class=good>passed</td>"
-        for number, (compared, result) in enumerate(sentences(entry)):
-            name = title(entry["artifact"]) if number == 0 else ""
-            rows.append(
-                f"<tr><th scope=row>{escape(name)}</th><td>{_bold(compared)}</td><td>{escape(result)}</td>"
-                f"{mark if number == 0 else '<td></td>'}</tr>"
-            )
-    if not rows:
+    bodies = []
+    for name in dict.fromkeys(entry["artifact"] for entry in report["artifacts"]):
+        entries = [entry for entry in report["artifacts"] if entry["artifact"] == name]
+        rows = [row for entry in entries for row in _rows(entry)]
+        rows[0] = f"<th scope=rowgroup rowspan={len(rows)}>{escape(title(name))}</th>{rows[0]}"
+        bodies.append(f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody>")
+    if not bodies:
         return ""
     head = "<tr><th>artifact</th><th>compared</th><th>result</th><th>gate</th></tr>"
     return _section(
         "What was compared",
         "Lossless files are held against Keras number by number, the others by what they predict on text and "
         "by the tokens that they choose.",
-        f"<div class=wide><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>",
+        f"<div class=wide><table><thead>{head}</thead>{''.join(bodies)}</table></div>",
     )
+
+
+def _rows(entry: dict) -> list[str]:
+    """The cells of an entry's rows, but for the artifact's name."""
+    mark = "<td class=skipped>reported</td>"
+    if entry["failures"]:
+        mark = "<td class=bad>missed</td>"
+    elif is_judged(entry):
+        mark = "<td class=good>passed</td>"
+    return [
+        f"<td>{_bold(compared)}</td><td>{escape(result)}</td>{mark if number == 0 else '<td></td>'}"
+        for number, (compared, result) in enumerate(sentences(entry))
+    ]
 
 
 def _layers(report: dict) -> str:

@@ -44,7 +44,7 @@ def lines(series: dict[str, Sequence[float]], x_labels: Sequence[str], gate: flo
         series: class -> a value for each of `x_labels`; what is not a positive number is drawn at the bottom.
         gate: where the dashed line stands.
     """
-    height, left, right, top, bottom = 300, 58, 92, 12, 40
+    height, left, right, top, bottom = 300, 58, 104, 12, 40
     values = [value for row in series.values() for value in row if 0 < value < math.inf]
     low = math.floor(math.log10(min([*values, gate])))
     high = max(low + 1, math.ceil(math.log10(max([*values, gate]))))

@@ -109,8 +109,8 @@ def read_reference(path: Path) -> RecordedReference:
             "give --model MODEL_DIR to compare with the model itself, or export again without --no-verify"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file:
+            arrays = dict(np.load(file, allow_pickle=False))
         return _reference(arrays)
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

@@ -1,6 +1,6 @@
 """The verification as text that a person reads; `page.py` has it with plots."""
 
-from tfgpt_export.gates import is_lossless
+from tfgpt_export.gates import NOT_JUDGED, is_lossless
 
 TITLES = {
     "fp32": "ONNX, float32",
@@ -47,6 +47,15 @@ def verdict(report: dict) -> str:
     return f"**FAILED.** Compared with {whole}, {number} gate{'s were' if number > 1 else ' was'} missed."
 
 
+def is_judged(entry: dict) -> bool:
+    """Whether a gate stands behind an entry, or it only reports."""
+    if entry["kind"] == "predictions":
+        return bool(entry["limits"])
+    if entry["kind"] == "generation":
+        return entry.get("limit") != NOT_JUDGED
+    return entry["kind"] != "layers"
+
+
 def sentences(entry: dict) -> list[tuple[str, str]]:
     """(what was compared, with which result) for one comparison."""
     failures = [("**FAILED**", failure) for failure in entry["failures"]]
@@ -63,6 +72,11 @@ def sentences(entry: dict) -> list[tuple[str, str]]:
             f"largest difference {entry['max_relative_difference']:.1e} (allowed {entry['tolerance']:.0e})"
         )
         return [("cache and logits, against Keras with the same rounded weights", worst), *failures]
+    if entry["kind"] == "engine":
+        worst = (
+            f"largest difference {entry['max_relative_difference']:.1e} (allowed {entry['tolerance']:.0e})"
+        )
+        return [(f"probabilities of prompts side by side in {entry['client']}", worst), *failures]
     if entry["kind"] == "predictions":
         return [(f"predictions at {entry['positions']:,} positions", _predictions(entry)), *failures]
     if entry["kind"] == "loop in the graph":
@@ -88,7 +102,7 @@ def _predictions(entry: dict) -> str:
         f"same first choice {entry['top1_agreement']:.1%}, "
         f"perplexity {entry['reference_perplexity']:.3f} -> {entry['perplexity']:.3f} "
         f"({entry['perplexity_change']:+.3%}{allowed('perplexity_change', '.1%')}), "
-        f"KL {entry['kl_divergence']:.1e} nats{allowed('kl_divergence', 'g')}, "
+        f"KL {entry['kl_divergence']:.1e} nats{allowed('kl_divergence', '.2g')}, "
         f"logits off by {entry['mean_logit_difference']:.1e} in the mean{judged}"
     )
 
@@ -97,9 +111,13 @@ def _generation(entry: dict) -> tuple[str, str]:
     agreed, total = entry["chosen_by_keras"], entry["greedy_tokens"]
     text = f"{agreed:,} are the ones that Keras chooses ({entry['equal_share']:.1%})"
     if entry["ties"]:
-        text += f"; {entry['ties']} prompts left it at a tie"
+        text += f"; {_prompts(entry['ties'])} left it at a tie"
     by = entry.get("client", "onnxruntime" if entry["artifact"] != "saved_model" else "TensorFlow")
     return f"{total:,} greedy tokens of {entry['prompts']} prompts by {by}", text
+
+
+def _prompts(count: int) -> str:
+    return "1 prompt" if count == 1 else f"{count:,} prompts"
 
 
 def _cases(report: dict) -> list[str]:

@@ -35,14 +35,14 @@ def test_the_reports_say_what_was_compared(exported):
         ("int4", "rounded"),
         ("int4", "layers"),
         ("int4", "predictions"),
-        ("engine fp32", "engine"),
+        ("fp32", "engine"),
         ("saved_model", "lossless"),
         ("saved_model", "predictions"),
         ("saved_model", "generation"),
         ("saved_model", "loop in the graph"),
         ("saved_model", "text in the graph"),
-        # By a session over the common graph, and by the engine.
-        *((name, "generation") for name in ("fp32", "fp16", "int8", "int4") for _ in range(2)),
+        # The common graph, and the engine's.
+        *[(name, "generation") for name in ("fp32", "fp16", "int8", "int4") for _ in range(2)],
     ]
     assert report["passed"] and not any(entry["failures"] for entry in report["artifacts"])
     by_kind = {(entry["artifact"], entry["kind"]): entry for entry in report["artifacts"]}
