@@ -5,10 +5,11 @@ fp32, int8 at least 2.2 times its int8 (prompts of 64 tokens); the other cases a
 
 Command:  python benchmarks/peers.py make ctranslate2
           python benchmarks/batch.py [--output benchmarks/results/NAME.json]
-Setting:  one directory of random weights (random_gpt2.py) for every side, 2 threads, greedy, 8 and 32 prompts of
-          64 and 512 tokens, 32 new tokens for each. Tokens of all rows by the time from the moment at which the
-          last row has its first token to the end, so that prefill does not count; rows that have theirs earlier
-          have fewer left, and only what comes after that moment is counted.
+Setting:  one directory of random weights (random_gpt2.py) for every side, 2 threads, greedy, 8 and 32 prompts
+          of 64 and 512 tokens. Steady state: the tokens by the time from the moment at which the last row has its
+          first token to the moment at which the first row ends, so that all rows decode and prefill does not
+          count. Each row gets 24 new tokens and one more for each row, since a side may begin to decode some rows
+          while it still reads the prompts of others.
 Hardware: any CPU; about 3 GB of disk for the converted models (--folder keeps them for the next run), 4 GB of
           memory.
 Time:     about 10 minutes on 2 cores, most of it prompts of 32 x 512 tokens; --cases 8x64 takes two.
@@ -23,21 +24,21 @@ from pathlib import Path
 import decode
 import measure
 
-NEW_TOKENS = 32
+STEADY_TOKENS = 24
 CASES = {"8x64": (8, 64), "8x512": (8, 512), "32x64": (32, 64), "32x512": (32, 512)}
 SIDES = ("tfgpt fp32", "tfgpt int8", "ctranslate2 fp32", "ctranslate2 int8")
 GOALS = (("tfgpt fp32", "ctranslate2 fp32", 1.6), ("tfgpt int8", "ctranslate2 int8", 2.2))
 
 
 def prepare_tfgpt(folder: Path, precision: str):
-    """`generate(prompts, clock)` of a session; `clock` is called with the row of every new token."""
+    """`generate(prompts, new_tokens, clock)` of a session; `clock` is told the row of every new token."""
     from tfgpt.generation.options import GenerationOptions
     from tfgpt.serving import Session
 
     session = Session.open(folder / "tfgpt", precision=precision, num_threads=measure.THREADS)
-    options = GenerationOptions(max_new_tokens=NEW_TOKENS, end_of_text_ids=())
 
-    def generate(prompts, clock):
+    def generate(prompts, new_tokens, clock):
+        options = GenerationOptions(max_new_tokens=new_tokens, end_of_text_ids=())
         session.generate(prompts, options, on_token=lambda row, *_: clock(row))
 
     return generate
@@ -53,12 +54,12 @@ def prepare_ctranslate2(folder: Path, precision: str):
     generator = ctranslate2.Generator(directory, compute_type=compute_type, intra_threads=measure.THREADS)
     tokenizer = AutoTokenizer.from_pretrained(folder / "weights")
 
-    def generate(prompts, clock):
+    def generate(prompts, new_tokens, clock):
         generator.generate_batch(
             [tokenizer.convert_ids_to_tokens(prompt) for prompt in prompts],
             beam_size=1,
-            max_length=NEW_TOKENS,
-            min_length=NEW_TOKENS,
+            max_length=new_tokens,
+            min_length=new_tokens,
             include_prompt_in_result=False,
             callback=lambda step: clock(step.batch_id) or False,
         )
@@ -74,17 +75,14 @@ def prepare_side(side: str, folder: Path, cases):
     generate = {"tfgpt": prepare_tfgpt, "ctranslate2": prepare_ctranslate2}[name](folder, precision)
 
     def rate(num_rows: int, length: int) -> float:
-        told = []
+        told, new_tokens = [], STEADY_TOKENS + num_rows
         prompts = [random_gpt2.prompt(length, seed) for seed in range(num_rows)]
-        generate(prompts, lambda row: told.append((row, time.perf_counter())))
-        if len(told) != num_rows * NEW_TOKENS:
-            raise SystemExit(f"found {len(told)} tokens, expected {num_rows * NEW_TOKENS}")
-        firsts = {}
-        for row, at in told:
-            firsts.setdefault(row, at)
-        # The step that gives the last first tokens is over when the last of these is told.
-        start, end = max(firsts.values()), told[-1][1]
-        return sum(at > start for _, at in told) / (end - start)
+        generate(prompts, new_tokens, lambda row: told.append((row, time.perf_counter())))
+        if len(told) != num_rows * new_tokens:
+            raise SystemExit(f"found {len(told)} tokens, expected {num_rows * new_tokens}")
+        times = [[at for row, at in told if row == number] for number in range(num_rows)]
+        start, end = max(each[0] for each in times), min(each[-1] for each in times)
+        return sum(start < at <= end for _, at in told) / (end - start)
 
     def measurement() -> dict:
         rates = {case: rate(*CASES[case]) for case in cases}
@@ -134,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     facts = {
         "versions": versions,
-        "setting": {"new_tokens": NEW_TOKENS, "threads": measure.THREADS},
+        "setting": {"steady_tokens": STEADY_TOKENS, "threads": measure.THREADS},
         "disturbance": measure.disturbance(answers),
     }
     measure.report("decoding, many requests", "tokens/s", rows, targets, options.output, **facts)
