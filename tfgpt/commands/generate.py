@@ -93,8 +93,8 @@ def run(arguments) -> int:
 def _check_logprobs(arguments) -> None:
     if (arguments.logprobs or arguments.prompt_logprobs) and not arguments.json:
         raise InputError(
-            "found --logprobs or --prompt-logprobs without --json, expected both: probabilities are printed as "
-            "JSON alone; add --json"
+            "found --logprobs or --prompt-logprobs without --json, expected both: probabilities are printed "
+            "as JSON alone; add --json"
         )
     if arguments.top_logprobs and not (arguments.logprobs or arguments.prompt_logprobs):
         raise InputError("found --top-logprobs alone, expected --logprobs or --prompt-logprobs beside it")

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tfgpt.errors import InputError
@@ -73,8 +74,11 @@ class Session:
                 models.
         """
         export = read_export_directory(export_dir, precision)
-        graph = _load(export, num_threads, engine)
-        tokenizer = _tokenizer(export.directory)
+        # Both take a third of a second for GPT-2's size, and neither holds Python's lock for long.
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(_tokenizer, export.directory)
+            graph = _load(export, num_threads, engine)
+            tokenizer = reading.result()
         _check_vocabularies(export, graph, tokenizer)
         return cls(export, graph, tokenizer)
 
