@@ -28,6 +28,7 @@ WAYS = {
     "4 bits, blocks of 32, nearest": (4, 32, "nearest", 4),
     "4 bits, blocks of 32, searched": (4, 32, "searched", 4),
     "4 bits, blocks of 32, calibrated": (4, 32, "calibrated", 4),
+    "4 bits, blocks of 32, calibrated but the table": (4, 32, "calibrated products", 4),
     "4 bits, blocks of 16, searched": (4, 16, "searched", 4),
     "4 bits, blocks of 64, searched": (4, 64, "searched", 4),
     "4 bits, blocks of 64, calibrated": (4, 64, "calibrated", 4),
@@ -49,7 +50,7 @@ def rounded_weight(weight, form, how: str, moments):
     """One weight `[rows, in]` as its blocks stand for it, and their bytes."""
     from tfgpt_export import blocks, calibrate
 
-    if how == "calibrated" and moments is not None:
+    if how.startswith("calibrated") and moments is not None:
         packed, scales = calibrate.calibrated(weight, moments, form)
     else:
         rounding = blocks.nearest if how == "nearest" else blocks.searched
@@ -67,12 +68,12 @@ class Judge:
         from tfgpt.evaluation.held_out import windows_beside, windows_of_text
 
         self.windows = windows_beside(model_dir) if text is None else windows_of_text(model_dir, text)
-        calibration = windows_beside(model_dir, "train")
-        if self.windows is None or calibration is None:
+        self.calibration = windows_beside(model_dir, "train")
+        if self.windows is None or self.calibration is None:
             raise SystemExit(f"found no data beside {model_dir}, expected a model that `tfgpt train` made")
         self.model = tfgpt.CausalLM.from_pretrained(model_dir, dtype="float32")
         self.reference = tfgpt.CausalLM.from_pretrained(model_dir, dtype="float32")
-        self.moments = second_moments(self.model, calibration)
+        self.moments = second_moments(self.model, self.calibration)
 
     def score(self, way, wanted=lambda name: True) -> dict[str, float]:
         """Percent of perplexity, KL divergence and megabytes of one way."""
@@ -89,7 +90,8 @@ class Judge:
             if wanted(name) and (is_table or name.endswith("kernel")):
                 form = BlockFormat(table_bits if is_table else bits, block_size)
                 stored = weight if is_table else weight.T
-                rounded, num_bytes = rounded_weight(stored, form, how, self.moments.get(name))
+                moments = None if is_table and how != "calibrated" else self.moments.get(name)
+                rounded, num_bytes = rounded_weight(stored, form, how, moments)
                 weight, total = rounded if is_table else rounded.T, total + num_bytes
             variable.assign(weight)
         agreement = measure_agreement(
@@ -102,7 +104,7 @@ class Judge:
         }
 
 
-def exported(model_dir: Path, windows) -> dict[str, dict[str, float]]:
+def exported(model_dir: Path, windows, calibration) -> dict[str, dict[str, float]]:
     """The same numbers of the files that the export writes."""
     import tfgpt_export
     from tfgpt_export.tolerances import QUANTIZED
@@ -116,6 +118,7 @@ def exported(model_dir: Path, windows) -> dict[str, dict[str, float]]:
             ("int8", "int4"),
             saved_model=False,
             verification_tokens=windows,
+            calibration_tokens=calibration,
         )
         for entry in artifact.verification:
             if entry["kind"] == "quantized":
@@ -138,12 +141,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     judge = Judge(options.model_dir, options.text)
     table = {}
-    print(f"{'way':40}{'perplexity %':>14}{'KL':>12}{'MB':>9}", flush=True)
+    print(f"{'way':48}{'perplexity %':>14}{'KL':>12}{'MB':>9}", flush=True)
 
     def note(name: str, numbers: dict[str, float]) -> None:
         table[name] = numbers
         print(
-            f"{name:40}{numbers['perplexity %']:14.3f}{numbers['KL']:12.2e}{numbers['MB']:9.2f}", flush=True
+            f"{name:48}{numbers['perplexity %']:14.3f}{numbers['KL']:12.2e}{numbers['MB']:9.2f}", flush=True
         )
 
     for name, way in WAYS.items():
@@ -151,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     for kind, part in KINDS.items():
         numbers = judge.score((4, 32, "searched", 4), lambda name, part=part: part in name)
         note(f"{kind} alone, 4 bits searched", numbers)
-    for name, numbers in exported(options.model_dir, judge.windows).items():
+    for name, numbers in exported(options.model_dir, judge.windows, judge.calibration).items():
         note(f"exported {name}", numbers)
     targets = []
     for name, limit in LIMITS.items():

@@ -19,6 +19,7 @@ from tfgpt_export.blocks import BlockFormat
 # Added to the diagonal of H, as a share of its mean: directions that the text hardly has are left in place.
 DAMPENING = 0.01
 ROWS_AT_ONCE = 4096
+HELD_BYTES = 2**29
 
 
 def second_moments(model: CausalLM, token_ids: np.ndarray, wanted: Callable[[str], bool] = lambda name: True):
@@ -49,6 +50,40 @@ def second_moments(model: CausalLM, token_ids: np.ndarray, wanted: Callable[[str
         for row in token_ids:
             model(row[None], training=False)
     return moments
+
+
+class Calibration:
+    """The second moments of each weight when its turn comes, those of as many at a time as `HELD_BYTES` take.
+
+    The text runs through the model once for each group of weights, so memory does not grow with the depth.
+
+    Args:
+        model: the Keras model.
+        token_ids: int `[rows, length]`.
+        widths: name -> in, of the weights that will be asked for, in about that order.
+    """
+
+    def __init__(self, model: CausalLM, token_ids: np.ndarray, widths: dict[str, int]):
+        self._model, self._token_ids, self._widths = model, token_ids, widths
+        self._held: dict[str, np.ndarray] = {}
+
+    def moments(self, name: str) -> np.ndarray | None:
+        """float32 `[in, in]`, or `None` for a weight that no product reads."""
+        if name not in self._held:
+            self._held = {}  # freed before the next are made
+            group = self._group_from(name)
+            self._held = second_moments(self._model, self._token_ids, group.__contains__)
+        return self._held.get(name)
+
+    def _group_from(self, name: str) -> set[str]:
+        names = list(self._widths)
+        group, held = set(), 0
+        for each in names[names.index(name) :]:
+            held += 4 * self._widths[each] ** 2
+            if group and held > HELD_BYTES:
+                break
+            group.add(each)
+        return group
 
 
 def calibrated(weight: np.ndarray, moments: np.ndarray, form: BlockFormat) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,8 @@ class ExportRecipe:
             `plan.form_chooser` says for each.
         verification_tokens: int `[rows, length]` of real text that quantization is judged on; `None` lets the
             model write its own.
+        calibration_tokens: int `[rows, length]` of other text, such as was trained on, that int4 is rounded
+            by (`calibrate.py`); it needs the Keras model in memory. `None` rounds each block by itself.
         keep_stages: also keep what each stage made (`stages/` in the export directory).
 
     Raises:
@@ -40,6 +42,7 @@ class ExportRecipe:
     verify: bool = True
     block_size: int | None = None
     verification_tokens: np.ndarray | None = None
+    calibration_tokens: np.ndarray | None = None
     keep_stages: bool = False
 
     def __post_init__(self):
