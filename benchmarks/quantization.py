@@ -95,7 +95,10 @@ class Judge:
                 weight, total = rounded if is_table else rounded.T, total + num_bytes
             variable.assign(weight)
         agreement = measure_agreement(
-            self.reference, lambda rows: np.asarray(self.model(rows, training=False)), self.windows
+            self.reference,
+            lambda rows: np.asarray(self.model(rows, training=False)),
+            self.windows,
+            rows_at_once=16,
         )
         return {
             "perplexity %": 100 * agreement.perplexity_change,
