@@ -17,11 +17,13 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = (
     "decode",
     "export_cost",
+    "export_memory",
     "graph_tokenizer",
     "learning",
     "load_memory",
     "load_speed",
     "peers",
+    "quantization",
     "startup",
     "tokenizer_speed",
     "training_speed",

@@ -18,7 +18,7 @@ from tfgpt.errors import InputError
 NUMBERS_AT_ONCE = 2**22
 
 # Of the scale that the largest number of a block asks for: where a better one is searched for.
-SCALE_FACTORS = (1.14, 1.07, 1.0, 0.94, 0.88, 0.82, 0.76)
+SCALE_FACTORS = (1.07, 1.0, 0.93, 0.86, 0.79)
 
 
 @dataclass(frozen=True)

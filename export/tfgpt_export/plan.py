@@ -8,9 +8,12 @@ import numpy as np
 from tfgpt.config import ModelConfig
 from tfgpt_export import blocks
 from tfgpt_export.blocks import BlockFormat
+from tfgpt_export.calibrate import Calibration, calibrated
 
 # The precisions whose weights are stored in blocks, and the bits of a number.
 BITS = {"int8": 8, "int4": 4}
+# Without a text to calibrate on. What a search gains with 8 bits is not worth its time.
+ROUNDING = {8: blocks.nearest, 4: blocks.searched}
 
 
 @dataclass
@@ -24,14 +27,21 @@ class QuantizationPlan:
     forms: dict[str, BlockFormat] = field(default_factory=dict)
     transposed: set[str] = field(default_factory=set)
 
-    def tensors(self, name: str, read: Callable[[], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-        """The initializers that stand for one weight."""
+    def tensors(
+        self, name: str, read: Callable[[], np.ndarray], calibration: Calibration | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """The initializers that stand for one weight, rounded with regard to a text if there is one."""
         weight = read()
         form = self.forms.get(name)
         if form is None:
             yield name, weight.astype(np.float32, copy=False)
             return
-        packed, scales = blocks.quantize_blocks(weight.T if name in self.transposed else weight, form)
+        stored = weight.T if name in self.transposed else weight
+        moments = None if calibration is None or form.bits == 8 else calibration.moments(name)
+        if moments is None:
+            packed, scales = blocks.quantize_blocks(stored, form, ROUNDING[form.bits])
+        else:
+            packed, scales = calibrated(stored, moments, form)
         yield quantized_name(name, form), packed
         yield scales_name(name), scales
 
@@ -44,6 +54,10 @@ class QuantizationPlan:
             else:
                 total += 4 * int(np.prod(shape))
         return total
+
+    def widths(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+        """Numbers in a row of each weight that is stored in blocks."""
+        return {name: self._stored_shape(name, shapes[name])[1] for name in self.forms}
 
     def rounded(self, name: str, shape: tuple[int, int], packed: np.ndarray, scales: np.ndarray):
         """What the kernels compute with in place of one weight: float32 of its shape."""

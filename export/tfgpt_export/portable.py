@@ -51,8 +51,8 @@ def counts(config: ModelConfig) -> dict[str, int]:
     kept["MatMul"] += 2 * config.num_layers  # scores, and the sum of values
     if config.num_experts is not None:
         kept["MatMul"] += 2 * config.num_layers
-        kept["Gather"] += 4 * config.num_layers  # the chosen experts' weights
-        kept["Gather"] += config.num_layers  # and gates apart from values
+        # The chosen experts' two kernels and two biases; gates and values apart.
+        kept["Gather"] += 6 * config.num_layers
     kept["Gather"] += 2 * (config.positions.value != "learned")  # cosines and sines
     return kept
 

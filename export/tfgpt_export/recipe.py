@@ -34,6 +34,8 @@ class ExportRecipe:
             model write its own.
         layouts: servers for which the files are laid out too, of `LAYOUTS`.
         name: what they call the model; `None` takes the export directory's name.
+        calibration_tokens: int `[rows, length]` of other text, such as was trained on, that int4 is rounded
+            by (`calibrate.py`); it needs the Keras model in memory. `None` rounds each block by itself.
         keep_stages: also keep what each stage made (`stages/` in the export directory).
 
     Raises:
@@ -47,6 +49,7 @@ class ExportRecipe:
     verify: bool = True
     block_size: int | None = None
     verification_tokens: np.ndarray | None = None
+    calibration_tokens: np.ndarray | None = None
     keep_stages: bool = False
     layouts: tuple[str, ...] = ()
     name: str | None = None

@@ -9,9 +9,11 @@ import onnx
 
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
+from tfgpt.models.causal_lm import CausalLM
 from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
 from tfgpt_export import half
 from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
+from tfgpt_export.calibrate import Calibration
 from tfgpt_export.convert import convert, operator_counts
 from tfgpt_export.engine_graph import engine_graph
 from tfgpt_export.lowering import PORTABLE
@@ -72,7 +74,13 @@ def _quantize(artifact: Artifact, precision: str) -> Artifact:
     model, plan = quantize_graph(artifact.graph, shapes, form_of)
     if path := artifact.stage_path(f"4_quantize_{precision}.onnx"):
         path.write_bytes(model.SerializeToString())
-    tensors = (tensor for name, read in _weights(artifact) for tensor in plan.tensors(name, read))
+    calibration, text = None, artifact.recipe.calibration_tokens
+    if text is not None and BITS[precision] < 8:
+        model_in_keras = CausalLM.from_pretrained(artifact.model_dir, dtype="float32")
+        calibration = Calibration(model_in_keras, np.asarray(text, np.int64), plan.widths(shapes))
+    tensors = (
+        tensor for name, read in _weights(artifact) for tensor in plan.tensors(name, read, calibration)
+    )
     artifact = dataclasses.replace(artifact, plans={**artifact.plans, precision: plan})
     return _write(artifact, precision, model, tensors, plan.num_bytes(shapes))
 

@@ -222,11 +222,18 @@ def test_padded_batches(sessions, keras_model, token_ids, side):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_row_depends_on_its_batch_mates(sessions, token_ids, precision):
     mask = padded("left")
-    together = in_pieces(sessions[precision], token_ids, mask, range(20, 25))
+    session, ends = sessions[precision], range(20, 25)
+    together = in_pieces(session, token_ids, mask, ends)
     for row in range(3):
-        one = slice(row, row + 1)
-        alone = in_pieces(sessions[precision], token_ids[one], mask[one], range(20, 25))
-        np.testing.assert_array_equal(together[one][mask[one] == 1], alone[mask[one] == 1])
+        one, real = slice(row, row + 1), mask[row] == 1
+        others = np.where(np.arange(3)[:, None] == row, token_ids, (7 * token_ids + 3) % VOCABULARY)
+        np.testing.assert_array_equal(in_pieces(session, others, mask, ends)[row, real], together[row, real])
+        alone = in_pieces(session, token_ids[one], mask[one], ends)
+        if precision == "int4":
+            # onnxruntime's 4-bit kernel sums a single row in another order than one of several.
+            np.testing.assert_allclose(alone[0, real], together[row, real], rtol=0, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(alone[0, real], together[row, real])
 
 
 def test_a_batch_whose_past_and_present_are_one_buffer(sessions, keras_model, token_ids):

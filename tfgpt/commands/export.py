@@ -25,6 +25,11 @@ def add_arguments(parser) -> None:
         "`tfgpt train` kept beside the model",
     )
     parser.add_argument(
+        "--calibration-text",
+        metavar="PATH",
+        help="another text, to calibrate int4 on; by default the training text beside the model",
+    )
+    parser.add_argument(
         "--portable", action="store_true", help="also a float32 ONNX file of standard operators alone"
     )
     parser.add_argument("--no-saved-model", action="store_true", help="ONNX only")
@@ -50,7 +55,7 @@ def run(arguments) -> int:
     from tfgpt.commands.backend import load_keras
 
     read_model_config(Path(arguments.model_dir).expanduser())  # a wrong path is told before TensorFlow loads
-    text = _held_out(arguments)
+    text, calibration_text = _held_out(arguments), _calibration(arguments)
     load_keras("exporting")
     from tfgpt_export import export
 
@@ -62,6 +67,7 @@ def run(arguments) -> int:
         portable=arguments.portable,
         verify=not arguments.no_verify,
         verification_tokens=text,
+        calibration_tokens=calibration_text,
         keep_stages=arguments.keep_stages,
         layouts=tuple(dict.fromkeys(arguments.layout)),
         name=arguments.name,
@@ -83,6 +89,16 @@ def _held_out(arguments):
     if arguments.text is not None:
         return windows_of_text(Path(arguments.model_dir).expanduser(), Path(arguments.text).expanduser())
     return None if arguments.no_verify else windows_beside(Path(arguments.model_dir).expanduser())
+
+
+def _calibration(arguments):
+    """int64 `[rows, length]` of text, or `None` where int4 is not asked for or there is none."""
+    from tfgpt.evaluation.held_out import windows_beside, windows_of_text
+
+    model_dir = Path(arguments.model_dir).expanduser()
+    if arguments.calibration_text is not None:
+        return windows_of_text(model_dir, Path(arguments.calibration_text).expanduser())
+    return windows_beside(model_dir, "train") if "int4" in arguments.precision else None
 
 
 def show_stage(stage: str, step: str) -> None:
