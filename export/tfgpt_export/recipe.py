@@ -65,6 +65,7 @@ class Artifact:
         plans: quantized precision -> how each weight is stored.
         counts: precision -> operator -> number of nodes.
         verification: one entry for each artifact that was compared with Keras.
+        omitted: files that this model cannot have, and why.
     """
 
     model_dir: Path
@@ -78,6 +79,7 @@ class Artifact:
     plans: dict[str, QuantizationPlan] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     verification: tuple[dict, ...] = ()
+    omitted: dict[str, str] = field(default_factory=dict)
 
     def stage_path(self, name: str) -> Path | None:
         """Where a stage leaves a file to look at; `None` when nobody asked."""
