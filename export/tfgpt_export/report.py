@@ -63,6 +63,11 @@ def sentences(entry: dict) -> list[tuple[str, str]]:
             f"largest difference {entry['max_relative_difference']:.1e} (allowed {entry['tolerance']:.0e})"
         )
         return [("cache and logits, against Keras with the same rounded weights", worst), *failures]
+    if entry["kind"] == "engine":
+        worst = (
+            f"largest difference {entry['max_relative_difference']:.1e} (allowed {entry['tolerance']:.0e})"
+        )
+        return [("probabilities of prompts, rows that start and end by themselves", worst), *failures]
     if entry["kind"] == "predictions":
         return [(f"predictions at {entry['positions']:,} positions", _predictions(entry)), *failures]
     return failures
