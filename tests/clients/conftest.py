@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import ROOT
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
 NUM_NEW_TOKENS = 24
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
