@@ -1,10 +1,10 @@
-"""The other projects that the benchmarks run against, each in an environment of its own.
+"""The other projects that benchmarks and tests run against, each in an environment of its own.
 
     python benchmarks/peers.py make torch optimum      # create or complete environments
     python benchmarks/peers.py list                    # what there is, and where
 
 Environments live under $TFGPT_PEERS, else ~/.cache/tfgpt-peers. KerasHub needs none: it is a dependency of
-tfgpt. Versions are pinned so that two runs of a benchmark compare the same things. `torch` is the CPU build:
+tfgpt. Versions are pinned so that two runs compare the same things. `torch` is the CPU build:
 where pip would pick the CUDA build, point it to the CPU wheels first (PIP_FIND_LINKS or PIP_INDEX_URL).
 
 Tried with Python 3.11. Optimum needs transformers below 4.58, so it cannot share the `torch` environment.
@@ -17,15 +17,20 @@ import sys
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
+ONNXRUNTIME = "onnxruntime==1.32.0"
 
 # environment -> what pip installs into it; the first requirement is the one that the name stands for
 ENVIRONMENTS = {
     "torch": (TORCH, "transformers==5.23.0", "numpy"),
-    "optimum": ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH, "onnxruntime==1.32.0"),
+    "optimum": ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH, ONNXRUNTIME),
     # The servers' own schemas. TF Serving's would bring TensorFlow, which they do not need.
     "triton": ("tritonclient[grpc]==2.73.0",),
     "tfserving": ("tensorflow-serving-api==2.21.0", "protobuf==6.33.6", "--no-deps"),
     "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.6", TORCH),
+    # The clients of an export directory, as the tests of tests/clients run them.
+    "onnxruntime": (ONNXRUNTIME, "numpy", "tokenizers"),
+    "genai": ("onnxruntime-genai==0.18.0", ONNXRUNTIME, "numpy"),
+    "extensions": ("onnxruntime-extensions==0.15.2", ONNXRUNTIME, "numpy"),
 }
 
 

@@ -1,5 +1,6 @@
 """Last stage: what stands beside the graphs, and the reports. See `genai_config` for onnxruntime-genai."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tfgpt.checkpoints.directory import (
 )
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
+from tfgpt.families.registry import family_of_model_type
 from tfgpt.files import read_json, write_json, write_text
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.bundle import artifact_sizes, data_of
@@ -20,6 +22,7 @@ from tfgpt_export.handover import write_handover
 from tfgpt_export.page import verification_html
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import verification_page
+from tfgpt_export.tokenizer_graph import GRAPHS, write_tokenizer_graphs
 
 
 def check_directories(model_dir: Path, export_dir: Path) -> None:
@@ -54,29 +57,51 @@ def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
 
 
 def package_stage(artifact: Artifact) -> Artifact:
-    """Copies the configs and the tokenizer and writes genai_config.json."""
-    shutil.copyfile(artifact.model_dir / CONFIG_FILE, artifact.output / CONFIG_FILE)
+    """Writes the configs, as the clients read them, and the tokenizer."""
     if (artifact.model_dir / GENERATION_FILE).exists():
         shutil.copyfile(artifact.model_dir / GENERATION_FILE, artifact.output / GENERATION_FILE)
     else:
         write_generation_config(artifact.config, artifact.output)
-    _write_tokenizer(artifact)
+    omitted = _write_tokenizer(artifact)
+    values = client_config(read_json(artifact.model_dir / CONFIG_FILE), artifact)
     external = sorted(path.name for path in artifact.output.glob("onnx/*.onnx") if data_of(path).exists())
     if external:
-        values = read_json(artifact.output / CONFIG_FILE)
         values["transformers.js_config"] = {"use_external_data_format": dict.fromkeys(external, 1)}
-        write_json(artifact.output / CONFIG_FILE, values)
+    write_json(artifact.output / CONFIG_FILE, values)
     if any(name != "saved_model" for name in artifact.files):
         write_json(artifact.output / "genai_config.json", genai_config(artifact))
-    return artifact
+    return dataclasses.replace(artifact, omitted=omitted)
 
 
-def _write_tokenizer(artifact: Artifact) -> None:
+def _write_tokenizer(artifact: Artifact) -> dict[str, str]:
+    """The tokenizer's files and its graphs; returns the graphs that are not written, and why."""
     copy_tokenizer(artifact.model_dir, artifact.output)
-    if has_tokenizer(artifact.model_dir) and not (artifact.output / "tokenizer.json").exists():
+    if not has_tokenizer(artifact.model_dir):
+        return dict.fromkeys(GRAPHS, "the model has no tokenizer")
+    tokenizer = load_tokenizer(artifact.model_dir)
+    if not (artifact.output / "tokenizer.json").exists():
         # A vocabulary and its merges: the clients read tokenizer.json.
-        tokenizer = load_tokenizer(artifact.model_dir)
         tokenizer.save_pretrained(artifact.output, artifact.config.context_length)
+    reason = write_tokenizer_graphs(tokenizer, artifact.output)
+    return {} if reason is None else dict.fromkeys(GRAPHS, reason)
+
+
+def client_config(values: dict, artifact: Artifact) -> dict:
+    """The model's config.json under a model_type that optimum and transformers.js know.
+
+    They go by it for the names of keys and the width of a head alone, and compute the latter as hidden width
+    over heads: where a model is another width, that is what its heads are wide together.
+    """
+    if artifact.family.served_as is None:
+        return values
+    known = family_of_model_type(artifact.family.served_as)
+    [width] = [theirs for theirs, ours in known.fields.items() if ours == "hidden_dim"]
+    return {
+        **values,
+        "model_type": known.model_type,
+        "architectures": [known.architecture],
+        width: artifact.config.num_heads * artifact.config.head_dim,
+    }
 
 
 def genai_config(artifact: Artifact) -> dict:
@@ -101,7 +126,8 @@ def genai_config(artifact: Artifact) -> dict:
     for name, token in (("bos", config.bos_token_id), ("eos", end), ("pad", padding)):
         if token is not None:
             model[f"{name}_token_id"] = token
-    search = {"max_length": config.context_length, "past_present_share_buffer": False}
+    # The attention operator writes new slots in place, in a buffer of max_length slots.
+    search = {"max_length": config.context_length, "past_present_share_buffer": True}
     return {"model": model, "search": {**search, "top_k": min(50, config.vocabulary_size)}}
 
 
@@ -123,6 +149,7 @@ def write_reports(artifact: Artifact) -> None:
         "config": artifact.config.to_dict(),
         "sizes": artifact_sizes(output),
         "operators": artifact.counts,
+        "omitted": artifact.omitted,
         "artifacts": list(artifact.verification),
         "skipped": [],
     }

@@ -84,6 +84,7 @@ class Artifact:
         counts: precision -> operator -> number of nodes.
         verification: one entry for each artifact that was compared with Keras.
         text_refused: why the SavedModel takes no text, after `saved_model`; `None` when it does.
+        omitted: files that this model cannot have, and why.
     """
 
     model_dir: Path
@@ -99,6 +100,7 @@ class Artifact:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     verification: tuple[dict, ...] = ()
     text_refused: str | None = None
+    omitted: dict[str, str] = field(default_factory=dict)
 
     def stage_path(self, name: str) -> Path | None:
         """Where a stage leaves a file to look at; `None` when nobody asked."""

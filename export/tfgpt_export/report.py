@@ -31,7 +31,7 @@ def verification_page(report: dict) -> str:
             lines.append(f"| {title(name)} | {size} | {compared} | {result or 'not verified'} |")
     lines.append("")
     lines += [f"- not compared: {line}" for line in report.get("skipped", [])]
-    lines += ["", *_cases(report), *_operators(report)]
+    lines += ["", *_cases(report), *_operators(report), *_omitted(report)]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 
@@ -139,3 +139,12 @@ def _operators(report: dict) -> list[str]:
         listed = ", ".join(f"{number} {operator}" for operator, number in counts.items())
         lines.append(f"- {title(name)}: {total} nodes: {listed}")
     return lines
+
+
+def _omitted(report: dict) -> list[str]:
+    """What this model cannot have; reports of older exports do not say."""
+    omitted = report.get("omitted", {})
+    if not omitted:
+        return []
+    lines = [f"- `{name}`: {reason}" for name, reason in omitted.items()]
+    return ["", "## Not in this export", "", *lines]

@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import ROOT
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+NUM_NEW_TOKENS = 24
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -72,6 +73,70 @@ def client_export(client_model):
     return output
 
 
+@pytest.fixture(scope="session", params=PRECISIONS)
+def precision(request):
+    """Each precision of the export, by name."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def graph_file(precision):
+    """The file of that precision within `onnx/`."""
+    from tfgpt.serving.export_directory import FILE_OF_PRECISION
+
+    return FILE_OF_PRECISION[precision]
+
+
+@pytest.fixture(scope="session")
+def client_prompts(client_model):
+    """Token ids of prompts of 12, 7, 1 and 29 tokens."""
+    from tfgpt.tokenizers.loading import load_tokenizer
+
+    ids = load_tokenizer(client_model).encode(
+        (ROOT / "tests/clients/conftest.py").read_text(encoding="utf-8")
+    )
+    starts = {40: 12, 80: 7, 120: 1, 200: 29}
+    return [ids[start : start + length] for start, length in starts.items()]
+
+
+@pytest.fixture(scope="session")
+def keras_model(client_model):
+    """The Keras model of `client_model`."""
+    from tfgpt.models.causal_lm import CausalLM
+
+    return CausalLM.from_pretrained(client_model)
+
+
+@pytest.fixture(scope="session")
+def keras_tokens(keras_model, client_prompts):
+    """Keras's `NUM_NEW_TOKENS` greedy tokens after each prompt, alone and without padding."""
+    from tfgpt.generation.options import GenerationOptions
+
+    options = GenerationOptions(max_new_tokens=NUM_NEW_TOKENS, end_of_text_ids=())
+    return [list(keras_model.generate(prompt, options)[0].token_ids) for prompt in client_prompts]
+
+
+@pytest.fixture(scope="session")
+def expected_tokens(precision, client_export, client_prompts, keras_tokens):
+    """What every client must choose: Keras's tokens in fp32, else what this project's own session chooses."""
+    if precision == "fp32":
+        return keras_tokens
+    from tfgpt.generation.options import GenerationOptions
+    from tfgpt.serving import Session
+
+    options = GenerationOptions(max_new_tokens=NUM_NEW_TOKENS, end_of_text_ids=())
+    session = Session.open(client_export, precision, num_threads=1)
+    return [list(session.generate(prompt, options)[0].token_ids) for prompt in client_prompts]
+
+
+@pytest.fixture(scope="session")
+def request_file(client_prompts, tmp_path_factory):
+    """The prompts and the number of new tokens, as the programs read them."""
+    path = tmp_path_factory.mktemp("request") / "request.json"
+    path.write_text(json.dumps({"prompts": client_prompts, "num_new_tokens": NUM_NEW_TOKENS}))
+    return path
+
+
 @pytest.fixture(scope="session")
 def peers():
     """benchmarks/peers.py, which makes and finds the clients' environments."""
@@ -82,25 +147,41 @@ def peers():
 
 
 @pytest.fixture(scope="session")
-def in_client(peers):
+def interpreter(peers):
+    """The Python of a client's environment, as a string; skips the test where it was not made."""
+
+    def find(environment: str) -> str:
+        try:
+            return str(peers.python(environment))
+        except SystemExit as missing:
+            pytest.skip(str(missing))
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def in_client(interpreter):
     """Runs a program of `programs/` in a client's environment and returns the object that it printed.
 
     `in_client("genai", "genai_greedy.py", export_dir, ...)` passes the arguments on as strings.
     """
 
     def run(environment: str, program: str, *arguments) -> dict:
-        try:
-            interpreter = peers.python(environment)
-        except SystemExit as missing:
-            pytest.skip(str(missing))
-        return run_program([str(interpreter), str(PROGRAMS / program), *map(str, arguments)])
+        return run_program([interpreter(environment), str(PROGRAMS / program), *map(str, arguments)])
 
     return run
 
 
 def run_program(command: list[str], timeout: int = 300) -> dict:
     """The JSON object on the last line of what a command prints; a failing one fails the test."""
+    return json.loads(output_of(command, timeout).strip().splitlines()[-1])
+
+
+def output_of(command: list[str], timeout: int = 300, directory: Path | None = None) -> str:
+    """What a command prints, run in `directory`; a failing one fails the test."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=clean)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=clean, cwd=directory, encoding="utf-8"
+    )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done.stdout

@@ -39,6 +39,8 @@ class Family:
         ignored: regular expressions of tensors that are derived, not learned.
         read_particulars: config.json values -> the ModelConfig fields that are not one to one.
         write_particulars: the inverse.
+        served_as: the `model_type` under which other runtimes load the family's exported graphs, where they
+            do not know its own. It names inputs and outputs to them, which are the same for every family.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     read_particulars: Callable[[dict], dict] = field(default=lambda values: {})
     write_particulars: Callable[[ModelConfig], dict] = field(default=lambda config: {})
+    served_as: str | None = None
 
     def read_config(self, values: dict[str, Any]) -> ModelConfig:
         """The ModelConfig of a config.json's values.

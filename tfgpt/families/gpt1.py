@@ -104,4 +104,6 @@ FAMILY = Family(
     ignored=(*gpt2.FAMILY.ignored, r"position_ids"),
     read_particulars=read_particulars,
     write_particulars=write_particulars,
+    # transformers.js has no GPT-1, optimum no configuration for it.
+    served_as=gpt2.FAMILY.model_type,
 )

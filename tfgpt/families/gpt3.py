@@ -76,4 +76,5 @@ FAMILY = Family(
     ignored=gpt2.FAMILY.ignored,
     read_particulars=gpt2.read_particulars,
     write_particulars=write_particulars,
+    served_as=gpt2.FAMILY.model_type,
 )
