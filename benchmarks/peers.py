@@ -1,6 +1,6 @@
 """The other projects that benchmarks and tests run against, each in an environment of its own.
 
-    python benchmarks/peers.py make torch optimum      # create or complete environments
+    python benchmarks/peers.py make torch optimum node # create or complete environments
     python benchmarks/peers.py list                    # what there is, and where
 
 Environments live under $TFGPT_PEERS, else ~/.cache/tfgpt-peers. KerasHub needs none: it is a dependency of
@@ -8,9 +8,13 @@ tfgpt. Versions are pinned so that two runs compare the same things. `torch` is 
 where pip would pick the CUDA build, point it to the CPU wheels first (PIP_FIND_LINKS or PIP_INDEX_URL).
 
 Tried with Python 3.11. Optimum needs transformers below 4.58, so it cannot share the `torch` environment.
+
+An environment for JavaScript is a folder with node_modules, which npm (20 or newer, with its Node) fills. No
+script of a package runs: those of onnxruntime-node only fetch CUDA, and its package holds the CPU's library.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +37,16 @@ ENVIRONMENTS = {
     "extensions": ("onnxruntime-extensions==0.15.2", ONNXRUNTIME, "numpy"),
 }
 
+# environment -> package -> version, of npm. transformers.js names these two versions of onnxruntime itself.
+NODE_ENVIRONMENTS = {
+    "node": {
+        "@huggingface/transformers": "4.3.1",
+        "onnxruntime-node": "1.30.0",
+        "onnxruntime-web": "1.31.0-dev.20260914-8d85527a0",
+        "playwright-core": "1.65.1",
+    },
+}
+
 
 def folder() -> Path:
     """The directory that holds the environments, which need not exist yet."""
@@ -41,27 +55,60 @@ def folder() -> Path:
 
 def python(environment: str) -> Path:
     """The interpreter of `environment`. Raises SystemExit with what to run when it has not been made."""
-    path = _interpreter(environment)
+    _check_finished(environment)
+    return _interpreter(environment)
+
+
+def node_folder(environment: str = "node") -> Path:
+    """Holds `environment`'s node_modules. Raises SystemExit with what to run when it has not been made."""
+    _check_finished(environment)
+    return folder() / environment
+
+
+def make(environment: str) -> None:
+    """Creates `environment` and installs its pinned requirements; does nothing when they are there."""
+    requirements = _requirements(environment)
+    marker = _finished(environment)
+    wanted = "\n".join(requirements) + "\n"
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    if environment in NODE_ENVIRONMENTS:
+        _install_node(environment)
+    else:
+        _install_python(environment, requirements)
+    marker.write_text(wanted)
+
+
+def _install_node(environment: str) -> None:
+    """Writes package.json and lets npm install what it lists."""
+    target = folder() / environment
+    target.mkdir(parents=True, exist_ok=True)
+    package = {"private": True, "type": "module", "dependencies": NODE_ENVIRONMENTS[environment]}
+    (target / "package.json").write_text(json.dumps(package, indent=2) + "\n")
+    quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    subprocess.run(["npm", "install", *quiet], cwd=target, check=True)
+
+
+def _install_python(environment: str, requirements: tuple[str, ...]) -> None:
+    """A virtual environment with what pip installs into it."""
+    if not _interpreter(environment).exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder() / environment)], check=True)
+    pip = [str(_interpreter(environment)), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, *requirements], check=True)
+
+
+def _requirements(environment: str) -> tuple[str, ...]:
+    if environment in NODE_ENVIRONMENTS:
+        return tuple(f"{name}@{version}" for name, version in NODE_ENVIRONMENTS[environment].items())
+    return ENVIRONMENTS[environment]
+
+
+def _check_finished(environment: str) -> None:
     if not _finished(environment).exists():
         raise SystemExit(
             f"found no finished environment {environment!r} under {folder()}, expected one for this side, "
             f"run `python benchmarks/peers.py make {environment}` first"
         )
-    return path
-
-
-def make(environment: str) -> None:
-    """Creates `environment` and installs its pinned requirements; does nothing when they are there."""
-    requirements = ENVIRONMENTS[environment]
-    marker = _finished(environment)
-    wanted = "\n".join(requirements) + "\n"
-    if marker.exists() and marker.read_text() == wanted:
-        return
-    if not _interpreter(environment).exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder() / environment)], check=True)
-    pip = [str(_interpreter(environment)), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, *requirements], check=True)
-    marker.write_text(wanted)
 
 
 def _interpreter(environment: str) -> Path:
@@ -79,15 +126,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     maker = commands.add_parser("make", help="create or complete environments")
-    maker.add_argument("environments", nargs="+", choices=sorted(ENVIRONMENTS))
+    maker.add_argument("environments", nargs="+", choices=sorted([*ENVIRONMENTS, *NODE_ENVIRONMENTS]))
     commands.add_parser("list", help="what there is, and where")
     options = parser.parse_args(arguments)
     if options.command == "make":
         for environment in options.environments:
             make(environment)
-    for environment, requirements in ENVIRONMENTS.items():
+    for environment in (*ENVIRONMENTS, *NODE_ENVIRONMENTS):
         state = "ready  " if _finished(environment).exists() else "missing"
-        print(f"{environment:12} {state} {folder() / environment}  ({', '.join(requirements)})")
+        print(f"{environment:12} {state} {folder() / environment}  ({', '.join(_requirements(environment))})")
     return 0
 
 

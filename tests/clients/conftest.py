@@ -8,6 +8,7 @@ print one JSON object.
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -168,6 +169,34 @@ def in_client(interpreter):
 
     def run(environment: str, program: str, *arguments) -> dict:
         return run_program([interpreter(environment), str(PROGRAMS / program), *map(str, arguments)])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def node_folder(peers):
+    """The folder whose node_modules hold the JavaScript clients."""
+    try:
+        return peers.node_folder()
+    except SystemExit as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def in_node(node_folder, tmp_path_factory):
+    """Runs a program of `programs/` (or a path) with Node in `directory` and returns what it printed.
+
+    Programs find their packages in the node_modules beside them, so they run as copies.
+    """
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copytree(PROGRAMS, folder, dirs_exist_ok=True)
+    (folder / "node_modules").symlink_to(node_folder / "node_modules")
+
+    def run(program: str | Path, *arguments, directory: Path | None = None) -> str:
+        if isinstance(program, Path):
+            shutil.copyfile(program, folder / program.name)
+        command = ["node", str(folder / Path(program).name), *map(str, arguments)]
+        return output_of(command, directory=directory)
 
     return run
 
