@@ -18,6 +18,7 @@ import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 PAGE = Path(__file__).resolve().parent
 # As benchmarks/peers.py has it.
@@ -31,7 +32,7 @@ ISOLATION = {
 class Handler(SimpleHTTPRequestHandler):
     """Serves several directories, each under its prefix; the longest comes first."""
 
-    extensions_map = {
+    extensions_map: ClassVar = {
         **SimpleHTTPRequestHandler.extensions_map,
         ".mjs": "text/javascript",
         ".wasm": "application/wasm",

@@ -1,67 +1,51 @@
 // A person at the demo page, in a headless Chromium.
-//   node browser_page.mjs CHROMIUM ADDRESS '{"prompt", "max_new_tokens", "dtypes": [..], "screenshot": path or null}'
-// prints {"default": dtype, "texts": {dtype: completion}, "states": {dtype: state}, "speed", "problems": [..],
-// "elsewhere": [addresses of other hosts that were asked for]}.
-import fs from "node:fs";
-import os from "node:os";
-import path from "node:path";
-import { chromium } from "playwright-core";
+//   node browser_page.mjs CHROMIUM ADDRESS '{"prompt", "max_new_tokens", "dtypes": [..], "screenshot": path}'
+// prints {"dtypes": those offered, "chosen": the one chosen, "completions": [text for each of `dtypes`],
+// "ready": [state after loading], "stopped": {"state", "speed"}}, and what browser.mjs adds.
+import { inBrowser } from "./browser.mjs";
 
-const [executablePath, address, request] = process.argv.slice(2);
+const [executable, address, request] = process.argv.slice(2);
 const { prompt, max_new_tokens, dtypes, screenshot } = JSON.parse(request);
-const profile = fs.mkdtempSync(path.join(os.tmpdir(), "tfgpt-chromium-"));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  viewport: { width: 1000, height: 760 },
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
-const page = await context.newPage();
-const problems = [];
-const elsewhere = [];
-page.on("pageerror", (error) => problems.push(String(error)));
-context.on("request", (each) => {
-  if (!each.url().startsWith(address) && !/^(data|blob):/.test(each.url())) elsewhere.push(each.url());
-});
 
-const state = page.locator("#state");
-async function until(pattern) {
-  const failed = page.locator("#state.failed");
-  await state.filter({ hasText: pattern }).or(failed).waitFor({ timeout: 120000 });
-  const text = await state.textContent();
-  if (await failed.count()) throw new Error(`the page says: ${text} ${problems}`);
-  return text;
-}
+async function visit(page) {
+  const at = Object.fromEntries(
+    ["state", "dtype", "prompt", "max_new_tokens", "temperature", "complete", "completion", "speed", "stop"].map(
+      (id) => [id, page.locator(`#${id}`)],
+    ),
+  );
 
-const found = { texts: {}, problems, elsewhere };
-try {
-  await page.goto(address);
-  const ready = await until(/^Ready/);
-  found.default = await page.locator("#dtype").inputValue();
-  found.states = { [found.default]: ready };
-  for (const dtype of dtypes) {
-    if (dtype !== (await page.locator("#dtype").inputValue())) {
-      await page.locator("#dtype").selectOption(dtype);
-      found.states[dtype] = await until(/^Ready/);
-    }
-    await page.locator("#prompt").fill(prompt);
-    await page.locator("#max_new_tokens").fill(String(max_new_tokens));
-    await page.locator("#complete").click();
-    await until(/^(Done|The text ended|The context is full)/);
-    found.texts[dtype] = await page.locator("#completion").textContent();
-    found.speed = await page.locator("#speed").textContent();
-    if (screenshot) await page.screenshot({ path: screenshot });
+  /** Waits for a state, and returns its text; a failure that the page shows is an error. */
+  async function until(pattern) {
+    const failed = page.locator("#state.failed");
+    await at.state.filter({ hasText: pattern }).or(failed).waitFor({ timeout: 120000 });
+    if (await failed.count()) throw new Error(`the page says: ${await failed.textContent()}`);
+    return at.state.textContent();
   }
-} finally {
-  await context.close();
-  fs.rmSync(profile, { recursive: true, force: true });
+
+  const ready = [await until(/^Ready/)];
+  const offered = await at.dtype.locator("option").evaluateAll((all) => all.map((each) => each.value));
+  const chosen = await at.dtype.inputValue();
+  const completions = [];
+  for (const dtype of dtypes) {
+    if (dtype !== (await at.dtype.inputValue())) {
+      await at.dtype.selectOption(dtype);
+      ready.push(await until(/^Ready/));
+    }
+    await at.prompt.fill(prompt);
+    await at.max_new_tokens.fill(String(max_new_tokens));
+    await at.complete.click();
+    await until(/^(Done|The text ended|The context is full)/);
+    completions.push(await at.completion.textContent());
+  }
+  if (screenshot) await page.screenshot({ path: screenshot });
+
+  await at.max_new_tokens.fill("100");
+  await at.temperature.fill("1.5");
+  await at.complete.click();
+  await at.speed.filter({ hasText: "token" }).waitFor();
+  await at.stop.click();
+  const state = await until(/^(Stopped|Done|The text ended|The context is full)/);
+  return { dtypes: offered, chosen, completions, ready, stopped: { state, speed: await at.speed.textContent() } };
 }
-console.log(JSON.stringify(found));
+
+console.log(JSON.stringify(await inBrowser(executable, address, visit)));
