@@ -15,6 +15,7 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.registry import family_of_model_type
 from tfgpt.files import read_json, write_json, write_text
+from tfgpt.tokenizers.file_names import CONFIGURATION_FILE
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.bundle import artifact_sizes, data_of
 from tfgpt_export.checksums import CHECKSUMS, read_checksums, write_checksums
@@ -82,8 +83,22 @@ def _write_tokenizer(artifact: Artifact) -> dict[str, str]:
     if not (artifact.output / "tokenizer.json").exists():
         # A vocabulary and its merges: the clients read tokenizer.json.
         tokenizer.save_pretrained(artifact.output, artifact.config.context_length)
+    _state_settings(artifact)
     reason = write_tokenizer_graphs(tokenizer, artifact.output)
     return {} if reason is None else dict.fromkeys(GRAPHS, reason)
+
+
+def _state_settings(artifact: Artifact) -> None:
+    """States in tokenizer_config.json what clients would assume otherwise.
+
+    transformers.js wants the file to be there, and takes spaces before punctuation away unless told not to.
+    transformers chooses the tokenizer's class by the model_type, which here may be another family's.
+    """
+    path = artifact.output / CONFIGURATION_FILE
+    missing = {"clean_up_tokenization_spaces": False}
+    if artifact.family.served_as is not None:
+        missing["tokenizer_class"] = "PreTrainedTokenizerFast"  # tokenizer.json as it is
+    write_json(path, {**missing, **(read_json(path) if path.is_file() else {})})
 
 
 def client_config(values: dict, artifact: Artifact) -> dict:
