@@ -74,6 +74,18 @@ def client_export(client_model):
     return output
 
 
+@pytest.fixture(scope="session")
+def export_in_two_files(client_model):
+    """The export as larger models are written: every graph with its weights beside it."""
+    from tfgpt_export import export, weights
+
+    output = client_model.parent / "export_in_two_files"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "SINGLE_FILE_BYTES", 0)
+        export(client_model, output, precisions=PRECISIONS, saved_model=False, verify=False)
+    return output
+
+
 @pytest.fixture(scope="session", params=PRECISIONS)
 def precision(request):
     """Each precision of the export, by name."""

@@ -89,6 +89,14 @@ def test_the_pipeline_of_transformers_js(client_export, keras_model, tokenizer, 
     assert found["texts"] == [tokenizer.decode(each) for each in found["alone"]]
 
 
+def test_weights_beside_their_graphs(export_in_two_files, keras_model, tokenizer, in_node):
+    request = json.dumps({"prompts": PROMPTS[:1], "max_new_tokens": NEW_TOKENS})
+    found = json.loads(in_node("transformers_generate.mjs", export_in_two_files, "fp32", request))
+    assert_greedy(keras_model, found["prompt_ids"][0], found["alone"][0])
+    looped = in_node(README_PROGRAMS / "javascript_onnxruntime.mjs", directory=export_in_two_files)
+    assert looped.startswith("def main(")
+
+
 def test_the_chat_template(client_export, keras_model, tokenizer, in_node):
     messages = [
         {"role": "system", "content": "Be short."},

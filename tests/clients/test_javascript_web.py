@@ -29,18 +29,6 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def in_two_files(client_model, tmp_path_factory):
-    """The clients' export as larger models are written: every graph with its weights beside it."""
-    from tfgpt_export import export, weights
-
-    output = tmp_path_factory.mktemp("external") / "export"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "SINGLE_FILE_BYTES", 0)
-        export(client_model, output, precisions=PRECISIONS, saved_model=False, verify=False)
-    return output
-
-
-@pytest.fixture(scope="module")
 def served(node_folder):
     """`served(export_dir)` starts the server of the demo page and returns its address."""
     processes = []
@@ -80,7 +68,7 @@ def as_wasm_computes(client_export, tmp_path_factory):
 def address(request, served, client_export):
     """Of the page, with a model whose weights are within its graph, or beside it."""
     one = request.param == "one file"
-    return served(client_export if one else request.getfixturevalue("in_two_files"))
+    return served(client_export if one else request.getfixturevalue("export_in_two_files"))
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +112,13 @@ def test_the_demo_page(chromium, address, in_node, as_wasm_computes, keras_model
 
 
 def test_logits_of_onnxruntime_web_are_those_of_keras(
-    chromium, served, in_node, in_two_files, keras_model, rng
+    chromium, served, in_node, export_in_two_files, keras_model, rng
 ):
     token_ids, mask = rng.integers(0, 319, (3, 14)), np.ones((3, 14), int)
     mask[1, :5] = mask[2, :11] = 0
     batch = {"token_ids": token_ids.tolist(), "mask": mask.tolist(), "split": 9}
     request = json.dumps({"file": "model.onnx", "data": "model.onnx_data", **batch})
-    found = json.loads(in_node("browser_logits.mjs", chromium, served(in_two_files), request))
+    found = json.loads(in_node("browser_logits.mjs", chromium, served(export_in_two_files), request))
     assert found["elsewhere"] == [] and found["problems"] == []
     wanted = np.asarray(keras_model(token_ids, mask=mask))
     logits = np.reshape(found["logits"], wanted.shape)
