@@ -319,11 +319,10 @@ def test_rows_of_the_engine_start_and_end_by_themselves(artifact, keras_model, m
     assert [request.row.generation().token_ids for request in requests] == alone
 
 
-# From the configuration classes of the clients: transformers.js sizes the empty cache with them.
+# From the configuration classes of the clients, which size the empty cache with them; they know no GPT-1 and
+# no GPT-3.
 CACHE_KEYS = {
-    "openai-gpt": ("n_head", "n_layer", "n_embd"),
     "gpt2": ("n_head", "n_layer", "n_embd"),
-    "gpt3": ("n_head", "n_layer", "n_embd"),
     "gptj": ("n_head", "n_layer", "n_embd"),
     "gpt_neo": ("num_heads", "num_layers", "hidden_size"),
     "gpt_neox": ("num_attention_heads", "num_hidden_layers", "hidden_size"),
@@ -334,7 +333,11 @@ def test_the_configs_beside_the_graph(artifact):
     config = artifact.config
     stated = json.loads((artifact.output / "config.json").read_text())
     keys = CACHE_KEYS[stated["model_type"]]
-    assert [stated[key] for key in keys] == [config.num_heads, LAYERS, 32]
+    assert [stated[key] for key in keys] == [
+        config.num_heads,
+        LAYERS,
+        config.num_heads * config.head_dim,
+    ]
     assert stated["vocab_size"] == VOCABULARY
     genai = json.loads((artifact.output / "genai_config.json").read_text())
     assert genai["model"]["context_length"] == genai["search"]["max_length"] == CONTEXT
