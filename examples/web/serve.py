@@ -54,8 +54,13 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_header(name, value)
         super().end_headers()
 
-    def log_request(self, *details):
-        """Only errors are worth a line."""
+    def log_request(self, code="-", size="-"):
+        """Only a file that was wanted and is not there is worth a line; HEAD asks whether it is."""
+        if self.command != "HEAD" and int(code) >= 400:
+            super().log_request(code, size)
+
+    def log_error(self, *details):
+        """`log_request` says it, with the address."""
 
 
 def places(export_dir: Path, node_modules: Path) -> dict[str, Path]:

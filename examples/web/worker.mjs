@@ -16,6 +16,7 @@ env.allowLocalModels = true;
 env.localModelPath = new URL(".", import.meta.url).pathname; // a whole address would not count as local
 // The HTTP cache asks whether a file has changed; the library's own would keep an older export's.
 env.useBrowserCache = env.useWasmCache = false;
+// The build for WebAssembly alone is half as large as the library's default, which also holds WebGPU.
 const runtime = new URL("vendor/onnxruntime/ort-wasm-simd-threaded", import.meta.url).href;
 env.backends.onnx.wasm.wasmPaths = { mjs: `${runtime}.mjs`, wasm: `${runtime}.wasm` };
 // Threads need a page that is isolated from others; serve.py sends the headers for that.
