@@ -5,8 +5,8 @@ Goal 2 of the project's numbers for one export: the best precision at least 1.2 
 Command:  python benchmarks/peers.py make ctranslate2
           python benchmarks/prefill.py [--output benchmarks/results/NAME.json]
 Setting:  one directory of random weights (random_gpt2.py) for every side, 2 threads. The tokens of one prompt
-          by the time from the call to its first new token; each side is asked for that token alone, and none is
-          asked for the logits of the prompt.
+          by the time from the call to its first new token; each side is asked for that token alone, and none
+          is asked for the logits of the prompt.
 Hardware: any CPU; about 3 GB of disk for the converted models (--folder keeps them for the next run).
 Time:     about 2 minutes on 2 cores, without the conversions.
 """
