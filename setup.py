@@ -42,7 +42,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8.3", "hypothesis>=6.100"],
+        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         # The other implementations that the live comparisons run against.
         "parity": ["torch>=2.6", "transformers>=5.0", "jax>=0.6", "jaxlib>=0.6"],
         "dev": ["ruff>=0.9"],

@@ -84,7 +84,11 @@ def test_config_json_that_is_not_one(model_directory, text, word):
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_layer", "n_head", "n_embd"])
-@pytest.mark.parametrize("value", ["12", True, 12.0, None, -1, 0, [12], {}, float("nan"), REMOVED], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["12", True, 12.0, None, -1, 0, [12], {}, float("nan"), REMOVED],
+    ids=lambda value: "removed" if value is REMOVED else repr(value),
+)
 def test_sizes_of_the_wrong_kind(model_directory, key, value):
     change_config(model_directory, **{key: value})
     refused(model_directory, "config.json", key)

@@ -139,6 +139,7 @@ def test_from_text_to_completions_and_again(place, capsys):
         ("a.txt.gz", gzip.compress(b"some text\n" * 99)[:-20], "1 broken archive"),
         ("a.md", b"text", "no .txt, .jsonl file"),
     ],
+    ids=["missing", "empty", "binary", "broken", "other"],
 )
 def test_unusable_text_is_one_line(place, capsys, name, content, words):
     if name is not None:
