@@ -3,9 +3,11 @@
 Goal of the project's numbers: at most 1.5 times the time of transformers, at most 1.0 times its memory.
 
 Command:  python benchmarks/peers.py make torch
-          python benchmarks/load_speed.py [--size gpt2-1558m] [--output benchmarks/results/NAME.json]
-Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache. Each measurement is a
-          fresh process. Loaded means: `from_pretrained` has returned, and one token has gone through the
+          python benchmarks/load_speed.py [--size gpt2-1558m] [--written-by safetensors|tfgpt]
+                                          [--output benchmarks/results/NAME.json]
+Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache, as safetensors writes them
+          or as `tfgpt convert` does: with tensors at multiples of 64 bytes, which TensorFlow can use where they
+          are, where it must copy others. Each measurement is a fresh process. Loaded means: `from_pretrained` has returned, and one token has gone through the
           model, so that pages which are only mapped count on both sides. The time is from after the imports
           to the logits of that token; the imports are reported apart. Memory is the peak resident set of the
           whole process, imports included, as the kernel counts it. GB is 10^9 bytes.
@@ -17,6 +19,7 @@ Hardware: any CPU; disk and memory for the weights (6.2 GB of each). Time: about
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -76,6 +79,14 @@ def run_side(side: str, model_dir: Path, memory_bytes: int) -> dict:
     }
 
 
+def convert(model_dir: Path, target: Path) -> Path:
+    """The same weights as tfgpt writes them, in place of those that were there."""
+    command = [sys.executable, "-m", "tfgpt", "convert", str(model_dir), str(target)]
+    measure.child_cost([*command, "--max-shard-size", str(random_sizes.SHARD_BYTES)])
+    shutil.rmtree(model_dir)
+    return target
+
+
 def rows_of(answers: dict[str, list[dict]]) -> dict[str, list[float]]:
     """{"side: what": numbers}."""
     names = {"value": "load and one token, s", "import_seconds": "imports, s", "peak_gigabytes": "peak GB"}
@@ -93,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     measure.add_arguments(parser, repetitions=5)
     parser.add_argument("--size", default="gpt2-1558m", help="of random_sizes.py (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write the weights (default: a temporary one)")
+    parser.add_argument("--written-by", choices=("safetensors", "tfgpt"), default="safetensors")
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "ANSWER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.side:
@@ -103,6 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="tfgpt-load-", dir=options.folder) as temporary:
         model_dir = random_sizes.write(Path(temporary) / "weights", options.size)
+        if options.written_by == "tfgpt":
+            model_dir = convert(model_dir, Path(temporary) / "converted")
         memory_bytes = random_sizes.num_bytes(options.size, "float32")[0] + 2 * 10**9
         measurements = {side: lambda side=side: run_side(side, model_dir, memory_bytes) for side in SIDES}
         measure.interleave(measurements, repetitions=1)  # the files come into the page cache
@@ -119,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         for what, limit in goals
     ]
     facts = {"versions": measure.versions(PACKAGES), "disturbance": measure.disturbance(answers)}
-    title = f"loading {options.size} in fp32"
+    title = f"loading {options.size} in fp32, written by {options.written_by}"
     measure.report(title, "as each row says", rows, targets, options.output, **facts)
     return 0
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfgpt.serving.export_directory import FILE_OF_PRECISION
+from tfgpt.serving.export_directory import ENGINE_OF_PRECISION, FILE_OF_PRECISION
 from tfgpt_export.checksums import files_in
 
 # The precisions that are written, and where.
@@ -27,6 +27,8 @@ def graphs_in(export_dir: Path) -> dict[str, Path]:
 def artifact_sizes(export_dir: Path) -> dict[str, int]:
     """Bytes of each artifact, all of its files together."""
     parts = {name: [path, data_of(path)] for name, path in graphs_in(export_dir).items()}
+    for name in parts.keys() & ENGINE_OF_PRECISION.keys():
+        parts[name].append(export_dir / "onnx" / ENGINE_OF_PRECISION[name])
     parts["saved_model"] = files_in(export_dir / SAVED_MODEL)
     sizes = {
         name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()
