@@ -5,12 +5,13 @@ Goal of the project's numbers: at most 1.5 times the time of transformers, at mo
 Command:  python benchmarks/peers.py make torch
           python benchmarks/load_speed.py [--size gpt2-1558m] [--written-by safetensors|tfgpt]
                                           [--output benchmarks/results/NAME.json]
-Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache, as safetensors writes them
-          or as `tfgpt convert` does: with tensors at multiples of 64 bytes, which TensorFlow can use where they
-          are, where it must copy others. Each measurement is a fresh process. Loaded means: `from_pretrained` has returned, and one token has gone through the
-          model, so that pages which are only mapped count on both sides. The time is from after the imports
-          to the logits of that token; the imports are reported apart. Memory is the peak resident set of the
-          whole process, imports included, as the kernel counts it. GB is 10^9 bytes.
+Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache, as safetensors writes
+          them or as `tfgpt convert` does: with tensors at multiples of 64 bytes, which TensorFlow can use
+          where they are, where it must copy others. Each measurement is a fresh process. Loaded means:
+          `from_pretrained` has returned, and one token has gone through the model, so that pages which are
+          only mapped count on both sides. The time is from after the imports to the logits of that token; the
+          imports are reported apart. Memory is the peak resident set of the whole process, imports included,
+          as the kernel counts it. GB is 10^9 bytes.
           Before each measurement a process takes as much memory as the weights need and gives it back: under
           a hypervisor that backs memory when it is first touched, that first touch takes ten times as long as
           the rest of loading, and which side pays it would be chance.
