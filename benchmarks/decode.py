@@ -1,17 +1,20 @@
-"""Decoding speed of GPT-2 124m on a CPU, one request: tfgpt's export, Optimum's export, CTranslate2.
+"""Decoding speed of GPT-2 124m on a CPU, one request: tfgpt's export, Optimum's, CTranslate2, llama.cpp.
 
-Goal 4 of the project's numbers: fp32 at least 1.6 times Optimum's export of the same weights, int8 at least
-2.4 times CTranslate2's int8.
+Goals of the project's numbers: fp32 at least 1.6 times Optimum's export of the same weights, int8 at least
+2.4 times CTranslate2's int8; fp32 at least 0.95 of llama.cpp's f32 and 0.85 of what the memory allows, int8
+1.15 times its q8_0, int4 1.3 times its q4_0.
 
-Command:  python benchmarks/peers.py make optimum ctranslate2
+Command:  python benchmarks/peers.py make optimum ctranslate2 llama_cpp
           python benchmarks/decode.py [--output benchmarks/results/NAME.json]
 Setting:  one directory of random weights (random_gpt2.py) for every side, 2 threads, greedy, a prompt of 16
           tokens, 64 new ones. Steady state: the 63 tokens after the first, by the time between the first and
           the last, so that prefill does not count; the cache grows from 17 to 80 positions meanwhile. Each
           side is a process of its own that loads its own files, generates once to warm up, and is asked in
-          turn. The greedy tokens of all fp32 sides have to agree, or the benchmark fails.
-Hardware: any CPU; about 4 GB of disk for the converted models (--folder keeps them for the next run).
-Time:     about 4 minutes on 2 cores, two of them conversions.
+          turn. The greedy tokens of all fp32 sides have to agree, or the benchmark fails. llama.cpp's files
+          are those of its own quantizer (q4_0 keeps the table in 6 bits). `memory reads` is how often a
+          second 2 threads can read as many bytes as there are fp32 weights: a token needs each of them once.
+Hardware: any CPU; about 5 GB of disk for the converted models (--folder keeps them for the next run).
+Time:     about 6 minutes on 2 cores, two of them conversions.
 """
 
 import argparse
@@ -25,8 +28,24 @@ import measure
 
 PROMPT_TOKENS = 16
 NEW_TOKENS = 64
-PACKAGES = ("tfgpt", "onnxruntime", "optimum-onnx", "transformers", "torch", "ctranslate2")
-SIDES = ("tfgpt fp32", "tfgpt int8", "optimum fp32", "ctranslate2 fp32", "ctranslate2 int8")
+PACKAGES = (
+    *("tfgpt", "onnxruntime", "optimum-onnx", "transformers", "torch", "ctranslate2"),
+    *("llama-cpp-python", "numpy"),
+)
+TFGPT_PRECISIONS = ("fp32", "fp16", "int8", "int4")
+SIDES = (
+    *(f"tfgpt {precision}" for precision in TFGPT_PRECISIONS),
+    *("optimum fp32", "ctranslate2 fp32", "ctranslate2 int8"),
+    *("llama_cpp fp32", "llama_cpp q8_0", "llama_cpp q4_0", "memory reads"),
+)
+GOALS = (
+    ("tfgpt fp32", "optimum fp32", 1.6),
+    ("tfgpt int8", "ctranslate2 int8", 2.4),
+    ("tfgpt fp32", "llama_cpp fp32", 0.95),
+    ("tfgpt fp32", "memory reads", 0.85),
+    ("tfgpt int8", "llama_cpp q8_0", 1.15),
+    ("tfgpt int4", "llama_cpp q4_0", 1.3),
+)
 
 
 def prepare_tfgpt(folder: Path, precision: str):
@@ -104,15 +123,74 @@ def prepare_ctranslate2(folder: Path, precision: str):
     return generate
 
 
+def prepare_llama_cpp(folder: Path, precision: str):
+    """llama.cpp through its Python binding's own calls, the best token chosen by numpy."""
+    import llama_cpp
+    import numpy as np
+
+    model = llama_cpp.Llama(
+        str(folder / f"llama_cpp-{precision}" / "model.gguf"),
+        n_ctx=PROMPT_TOKENS + NEW_TOKENS,
+        n_threads=measure.THREADS,
+        n_threads_batch=measure.THREADS,
+        verbose=False,
+    )
+    shape = (model.n_vocab(),)
+
+    def best() -> int:
+        return int(np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model.ctx, -1), shape).argmax())
+
+    def generate(prompt, clock):
+        model.reset()
+        model.eval(prompt)
+        token_ids = [best()]
+        clock()
+        while len(token_ids) < NEW_TOKENS:
+            model.eval(token_ids[-1:])
+            token_ids.append(best())
+            clock()
+        return token_ids
+
+    return generate
+
+
+def prepare_memory():
+    """How often a second all threads together read as many bytes as the weights have; NumPy's maximum."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import random_gpt2
+
+    sizes = [int(np.prod(shape)) for shape in random_gpt2.tensor_shapes().values()]
+    parts = np.array_split(np.ones(sum(sizes), np.float32), measure.THREADS)
+    pool = ThreadPoolExecutor(measure.THREADS)
+    times = 16
+
+    def measurement() -> dict:
+        start = time.perf_counter()
+        for _ in range(times):
+            list(pool.map(np.max, parts))
+        return {"value": times / (time.perf_counter() - start)}
+
+    return measurement
+
+
+PREPARATIONS = {
+    "tfgpt": prepare_tfgpt,
+    "optimum": prepare_optimum,
+    "ctranslate2": prepare_ctranslate2,
+    "llama_cpp": prepare_llama_cpp,
+}
+
+
 def prepare_side(side: str, folder: Path):
     """The measurement of one side: {"value": tokens per second, "token_ids": the new tokens}."""
     import random_gpt2
 
     name, precision = side.split()
-    preparation = {"tfgpt": prepare_tfgpt, "optimum": prepare_optimum, "ctranslate2": prepare_ctranslate2}[
-        name
-    ]
-    generate = preparation(folder, precision)
+    if name == "memory":
+        return prepare_memory()
+    generate = PREPARATIONS[name](folder, precision)
     prompt = random_gpt2.prompt(PROMPT_TOKENS)
 
     def measurement() -> dict:
@@ -137,11 +215,13 @@ def convert(side: str, folder: Path) -> None:
         import tfgpt_export
 
         # Unverified for speed: the token check below compares with two other implementations.
-        tfgpt_export.export(weights, unfinished, ("fp32", "int8"), verify=False, saved_model=False)
+        tfgpt_export.export(weights, unfinished, TFGPT_PRECISIONS, verify=False, saved_model=False)
     elif name == "optimum":
         from optimum.exporters.onnx import main_export
 
         main_export(weights, unfinished, task="text-generation-with-past", do_validation=False)
+    elif name == "llama_cpp":
+        convert_to_gguf(Path(weights), unfinished, precision)
     else:
         from ctranslate2.converters import TransformersConverter
 
@@ -150,9 +230,27 @@ def convert(side: str, folder: Path) -> None:
     unfinished.rename(target)
 
 
+def convert_to_gguf(weights: Path, target: Path, precision: str) -> None:
+    """model.gguf in float32, and from it what llama.cpp's own quantizer makes."""
+    import gguf_gpt2
+    import llama_cpp
+
+    target.mkdir()
+    path = target / "model.gguf"
+    gguf_gpt2.write(weights, path)
+    if precision != "fp32":
+        parameters = llama_cpp.llama_model_quantize_default_params()
+        parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{precision.upper()}")
+        parameters.nthread = measure.THREADS
+        float_path = path.rename(target / "float.gguf")
+        if llama_cpp.llama_model_quantize(str(float_path).encode(), str(path).encode(), parameters) != 0:
+            raise SystemExit(f"llama.cpp made no {precision} of {float_path}")
+        float_path.unlink()
+
+
 def converted(side: str, folder: Path) -> Path:
     name, precision = side.split()
-    return folder / (f"ctranslate2-{precision}" if name == "ctranslate2" else name)
+    return folder / (f"{name}-{precision}" if name in ("ctranslate2", "llama_cpp") else name)
 
 
 def command_of(side: str, folder: Path, action: str) -> list[str]:
@@ -160,7 +258,7 @@ def command_of(side: str, folder: Path, action: str) -> list[str]:
     import peers
 
     name = side.split()[0]
-    python = sys.executable if name == "tfgpt" else peers.python(name)
+    python = sys.executable if name in ("tfgpt", "memory") else peers.python(name)
     return [str(python), __file__, action, side, "--folder", str(folder)]
 
 
@@ -172,7 +270,7 @@ def prepare_folder(folder: Path, sides) -> None:
         print("writing random weights ...", file=sys.stderr, flush=True)
         random_gpt2.write(folder / "weights")
     for side in sides:
-        if not converted(side, folder).exists():
+        if side != "memory reads" and not converted(side, folder).exists():
             print(f"converting for {side} ...", file=sys.stderr, flush=True)
             measure.child_cost(command_of(side, folder, "--convert"))
 
@@ -215,10 +313,9 @@ def main(arguments: list[str] | None = None) -> int:
             versions = {name: side.versions for name, side in sides.items()}
     check_tokens(answers)
     rows = measure.values(answers)
-    goals = (("tfgpt fp32", "optimum fp32", 1.6), ("tfgpt int8", "ctranslate2 int8", 2.4))
     targets = [
         measure.Target(f"{ours} / {peer}", measure.ratio(rows[ours], rows[peer]), limit)
-        for ours, peer, limit in goals
+        for ours, peer, limit in GOALS
         if ours in rows and peer in rows
     ]
     facts = {

@@ -31,6 +31,8 @@ ENVIRONMENTS = {
     "triton": ("tritonclient[grpc]==2.73.0",),
     "tfserving": ("tensorflow-serving-api==2.21.0", "protobuf==6.33.6", "--no-deps"),
     "ctranslate2": ("ctranslate2==4.8.5", "transformers==4.57.6", TORCH),
+    # Compiled for this machine; needs cmake and a C++ compiler.
+    "llama_cpp": ("llama-cpp-python==0.3.36", "gguf==0.19.0", "safetensors", "numpy"),
     # The clients of an export directory, as the tests of tests/clients run them.
     "onnxruntime": (ONNXRUNTIME, "numpy", "tokenizers"),
     "genai": ("onnxruntime-genai==0.18.0", ONNXRUNTIME, "numpy"),

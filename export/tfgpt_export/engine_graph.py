@@ -17,15 +17,19 @@ Three rows, of which one reads a prompt of 5, one decodes and one is idle:
 
 It is made from the common graph (`signature.py`) of any precision; both share one data file. Attention reads
 through `GatherND`, its lengths are inputs instead of coming from a mask, and the head sees the wanted tokens.
+Rotary angles are looked up before their operator, which by itself takes no more tokens, of all rows together,
+than the model has positions.
 """
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tfgpt_export import signature
 from tfgpt_export.convert import LoweringError
 
-ATTENTION = "GroupQueryAttention"
+ATTENTION, ROTARY = "GroupQueryAttention", "RotaryEmbedding"
+ANY_LENGTH, FIRST_POSITION = "any_length", "first_position"
 # Places of GroupQueryAttention's inputs.
 LAST_SLOT, NUM_SLOTS, BIAS, QUERY_LENGTHS = 5, 6, 10, 16
 PRODUCTS = ("MatMul", "MatMulNBits", "Gemm")
@@ -56,6 +60,7 @@ def engine_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes += _attention(node) if node.op_type == ATTENTION else [node]
     if len(nodes) == len(graph.node):
         raise LoweringError(f"found no {ATTENTION} in the graph, expected one for each layer")
+    nodes = _with_angles(graph, nodes)
     head = _head(nodes)
     hidden = f"{head.input[0]}.wanted"
     chosen = helper.make_node("Gather", [head.input[0], "logits_indices"], [hidden], name=hidden, axis=1)
@@ -88,6 +93,25 @@ def _attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 def _gather(tensor: str, indices: str, output: str) -> onnx.NodeProto:
     return helper.make_node("GatherND", [tensor, indices], [output], name=output)
+
+
+def _with_angles(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Rotary operators get the angles of the tokens, looked up once for all layers, in the tokens' order."""
+    lookups, rotated = {}, []
+    for node in nodes:
+        if node.op_type == ROTARY:
+            node, (x, positions, *tables) = _copied(node), node.input
+            flat, found = f"{positions}.flat", [f"{table}.of_tokens" for table in tables]
+            lookups[flat] = helper.make_node("Reshape", [positions, ANY_LENGTH], [flat], name=flat)
+            for table, name in zip(tables, found, strict=True):
+                lookups[name] = helper.make_node("Gather", [table, flat], [name], name=name)
+            del node.input[:]
+            node.input.extend([x, FIRST_POSITION, *found])
+        rotated.append(node)
+    if lookups:
+        for name, number in ((ANY_LENGTH, -1), (FIRST_POSITION, 0)):
+            graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
+    return [*lookups.values(), *rotated]
 
 
 def _head(nodes: list[onnx.NodeProto]) -> onnx.NodeProto:

@@ -173,8 +173,8 @@ def test_the_tokenizer_of_another_model(place, refused, name):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("onnx/model.onnx", b""),
-        ("onnx/model.onnx", b"\x08\x07garbage"),
+        ("onnx/engine.onnx", b""),
+        ("onnx/engine.onnx", b"\x08\x07garbage"),
         ("onnx/model.onnx", None),
         ("config.json", None),
         ("config.json", b"[1]"),

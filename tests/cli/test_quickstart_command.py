@@ -86,7 +86,7 @@ def test_from_text_to_completions_and_again(place, capsys):
         "3/4",
         "4/4",
         "LZMA",
-        "of 64 greedy tokens",
+        "greedy tokens of",
         "'my out/export'",
     ):
         assert part in shown.out

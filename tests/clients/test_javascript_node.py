@@ -140,6 +140,7 @@ def test_every_family(fixtures_directory, tmp_path, in_node, rng):
 
 def test_the_tokenizer_of_every_family(fixtures_directory, tmp_path, in_node):
     """What transformers makes of 87 texts and 40 rows of ids each, with the files as an export has them."""
+    from tfgpt_export.keras_model import KerasModel
     from tfgpt_export.package import package_stage
     from tfgpt_export.recipe import Artifact, ExportRecipe
 
@@ -152,7 +153,8 @@ def test_the_tokenizer_of_every_family(fixtures_directory, tmp_path, in_node):
         if name == "gpt1":  # As published.
             (model / "tokenizer_config.json").write_text('{"model_max_length": 512}')
         output.mkdir()
-        package_stage(Artifact(model, output, ExportRecipe(), *read_model_config(model)))
+        facts = read_model_config(model)
+        package_stage(Artifact(model, output, ExportRecipe(), *facts, KerasModel(model)))
         shutil.copyfile(model / "records.json", output / "records.json")
     exports = [tmp_path / f"{name}_export" for name in TOKENIZERS]
     found = json.loads(in_node("transformers_tokenizers.mjs", *exports))

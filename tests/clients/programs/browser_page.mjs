@@ -39,12 +39,16 @@ async function visit(page) {
   }
   if (screenshot) await page.screenshot({ path: screenshot });
 
+  // A small model may be done before the click, so it gets some tries.
   await at.max_new_tokens.fill("100");
   await at.temperature.fill("1.5");
-  await at.complete.click();
-  await at.speed.filter({ hasText: "token" }).waitFor();
-  await at.stop.click();
-  const state = await until(/^(Stopped|Done|The text ended|The context is full)/);
+  let state = "";
+  for (let tries = 0; tries < 8 && state !== "Stopped"; tries++) {
+    await at.complete.click();
+    await at.speed.filter({ hasText: "token" }).waitFor();
+    await at.stop.click({ timeout: 1000 }).catch(() => {});
+    state = await until(/^(Stopped|Done|The text ended|The context is full)/);
+  }
   return { dtypes: offered, chosen, completions, ready, stopped: { state, speed: await at.speed.textContent() } };
 }
 
