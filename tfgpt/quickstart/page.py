@@ -136,7 +136,8 @@ def _findings(entry: dict) -> list[tuple[str, str]]:
         return [("numbers", finding)]
     if entry["kind"] == "generation":
         agreed, total = entry["chosen_by_keras"], entry["greedy_tokens"]
-        return [("generation", f"{agreed:,} of {total:,} greedy tokens are those that Keras chooses")]
+        label = "engine" if "client" in entry else "generation"  # the only client that an export asks
+        return [(label, f"{agreed:,} of {total:,} greedy tokens are those that Keras chooses")]
     limit = entry.get("limits", {}).get("perplexity_change")
     if limit is None:  # float32: its numbers are Keras's
         return []
