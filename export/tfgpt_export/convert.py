@@ -87,6 +87,7 @@ def _state_contract(graph, graph_inputs, graph_outputs, weight_shapes) -> None:
     # tf2onnx's guesses of the shapes between, with dimensions named unk__N: the runtime infers its own.
     del graph.value_info[:]
     graph.name = "tfgpt"
+    graph.ClearField("doc_string")  # the name of a function that TensorFlow numbers by all made before it
 
 
 def _value_info(tensor: signature.Tensor) -> onnx.ValueInfoProto:

@@ -44,10 +44,10 @@ def trace(config: ModelConfig, lowering: Lowering = FUSED) -> Traced:
             f"export runs on the tensorflow backend, found {keras.config.backend()!r}: unset KERAS_BACKEND"
         )
     with deferred_variables():
-        # Dropout has no place in an exported graph.
-        model = CausalLM(
-            config.replace(dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0), dtype="float32"
-        )
+        # Dropout has no place in an exported graph. Nodes are named after the model, whose name counts the
+        # models made before it: with this one the same checkpoint gives the same file.
+        config = config.replace(dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0)
+        model = CausalLM(config, dtype="float32", name="model")
     weights = model.named_weights()
     graph_inputs = signature.inputs(config)
     specs = [tf.TensorSpec(tensor.static_shape, tensor.dtype) for tensor in graph_inputs]

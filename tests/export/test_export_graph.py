@@ -171,6 +171,14 @@ def test_a_past_bound_as_its_own_present_is_written_in_place(fp32, recorded):
     assert np.abs(written[:, :, :12]).min() > 0 and not written[:, :, 12:].any()
 
 
+def test_the_same_checkpoint_gives_the_same_file(exported, exportable_directory, tmp_path):
+    """Whatever else the process made before."""
+    from tfgpt_export import export
+
+    export(exportable_directory, tmp_path / "again", ("fp32",), saved_model=False, verify=False)
+    assert (tmp_path / "again/onnx/model.onnx").read_bytes() == exported.files["fp32"].read_bytes()
+
+
 def test_fp32_holds_the_weights_of_the_checkpoint_once(exported, exportable_directory):
     from safetensors.numpy import load_file
 

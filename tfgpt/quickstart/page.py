@@ -132,7 +132,7 @@ def _findings(entry: dict) -> list[tuple[str, str]]:
         return [("numbers", f"largest difference from Keras {worst:.1e}, allowed {allowed:.0e}")]
     if entry["kind"] == "rounded":
         worst, allowed = entry["max_relative_difference"], entry["tolerance"]
-        finding = f"largest difference from Keras with these weights {worst:.1e}, allowed {allowed:.0e}"
+        finding = f"largest difference with the same weights {worst:.1e}, allowed {allowed:.0e}"
         return [("numbers", finding)]
     if entry["kind"] == "generation":
         agreed, total = entry["chosen_by_keras"], entry["greedy_tokens"]
