@@ -39,7 +39,7 @@ def answer(output: Path, precision: str) -> None:
 
     from tfgpt.serving import Session
 
-    decoder = Session.open(output, precision=precision).decoder
+    decoder = Session.open(output, precision=precision, engine=False).decoder
     logits = decoder.prefill(np.array([[1]]), np.ones((1, 1), np.int64), 1)
     if not (np.isfinite(logits).all() and np.ptp(logits) > 0):
         raise SystemExit(f"found logits {logits}, expected different numbers")

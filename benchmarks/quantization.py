@@ -124,7 +124,7 @@ def exported(model_dir: Path, windows, calibration) -> dict[str, dict[str, float
             calibration_tokens=calibration,
         )
         for entry in artifact.verification:
-            if entry["kind"] == "quantized":
+            if entry["kind"] == "predictions":
                 name, change = entry["artifact"], 100 * entry["perplexity_change"]
                 path = artifact.files[name]
                 size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
