@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 THREADS = 2
 
@@ -79,7 +80,7 @@ class Cost:
 class Side:
     """The parent's end of a side; see the module's drawing."""
 
-    def __init__(self, name: str, command: list[str]):
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str] = MappingProxyType({})):
         self.name = name
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the side
         self._process = subprocess.Popen(
@@ -88,7 +89,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, **CHILD_ENVIRONMENT},
+            env={**os.environ, **CHILD_ENVIRONMENT, **environment},
         )
         self.versions: dict[str, str] = self._answer()["versions"]
 
@@ -118,13 +119,18 @@ class Side:
 
 
 @contextlib.contextmanager
-def started(commands: Mapping[str, list[str]]) -> Iterator[dict[str, Side]]:
-    """Starts a `Side` per command, one after the other, and ends them all on the way out."""
+def started(
+    commands: Mapping[str, list[str]], environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[dict[str, Side]]:
+    """Starts a `Side` per command, one after the other, and ends them all on the way out.
+
+    environment: variables of the sides beside, or instead of, those of CHILD_ENVIRONMENT.
+    """
     with contextlib.ExitStack() as stack:
         sides = {}
         for name, command in commands.items():
             print(f"starting {name} ...", file=sys.stderr, flush=True)
-            sides[name] = Side(name, command)
+            sides[name] = Side(name, command, environment)
             stack.callback(sides[name].close)
         yield sides
 

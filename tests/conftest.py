@@ -22,6 +22,22 @@ hypothesis.settings.register_profile("tfgpt", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("tfgpt")
 
 
+# Fixtures that take a minute: all files that use one run in the same worker of pytest-xdist.
+SHARED_FIXTURES = ("exported", "client_export")
+
+
+def pytest_collection_modifyitems(items):
+    """Groups for `--dist loadgroup`: a file each, and one for all files that share a long fixture."""
+    groups = {}
+    for item in items:
+        groups.setdefault(item.path, item.path.relative_to(ROOT).as_posix())
+        for name in SHARED_FIXTURES:
+            if name in item.fixturenames:
+                groups[item.path] = name
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+
+
 @pytest.fixture(autouse=True)
 def _seeds(request):
     """Every test starts from the same random state; Keras is seeded only where it is loaded already."""

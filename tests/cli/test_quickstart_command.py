@@ -165,6 +165,7 @@ def test_other_backends_are_refused_in_one_line(place):
     assert error.decode().splitlines()[-1].startswith("tfgpt: found Keras on jax, expected TensorFlow")
 
 
+@pytest.mark.slow
 def test_interrupted_by_the_keyboard(place):
     """SIGINT in the middle of training: one line, 130; then the same command ends well, and quietly."""
     process = start("quickstart", "--corpus", "corpus", "--output", "out")

@@ -145,6 +145,7 @@ def test_wrong_scales_are_caught(model_directory, tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_rounding_may_cost_is_judged_on_text_that_is_given(model_directory, tmp_path, monkeypatch):
     monkeypatch.setitem(QUANTIZED, "int4", {"perplexity_change": 1e-9})
     options = {"precisions": ("int4",), "saved_model": False}

@@ -129,6 +129,7 @@ def test_onnxs_reference_evaluator_gives_them_too(made):
     np.testing.assert_allclose(found[mask == 1], wanted[mask == 1], rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_export_verifies_it(tmp_path, model_directory):
     from tfgpt_export import export
 

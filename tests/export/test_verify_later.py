@@ -65,6 +65,7 @@ def test_the_recorded_answers_are_small(exported):
     assert (exported.output / "verification_reference.npz").stat().st_size < 400_000
 
 
+@pytest.mark.slow
 def test_a_changed_byte_is_found(received):
     path = received / "config.json"
     path.write_text(path.read_text() + " ")
@@ -87,6 +88,7 @@ def test_swapped_layers_are_found(received):
     )
 
 
+@pytest.mark.slow
 def test_shifted_positions_are_found(received):
     change(received, "model.onnx", ("position", lambda table: np.roll(table, 1, axis=0)))
     assert "fp32: present.0.key is the first tensor that differs from Keras" in first_failure(
@@ -119,6 +121,7 @@ def test_a_graph_that_does_not_load_is_a_failure(received):
     assert "int8: found a graph that onnxruntime cannot load" in failure and "\n" not in failure
 
 
+@pytest.mark.slow
 def test_a_graph_of_another_model_is_a_failure(received, tmp_path):
     from tfgpt_export import export
 
@@ -145,6 +148,7 @@ def test_damaged_and_missing_recorded_answers(received):
         verify_export(received)
 
 
+@pytest.mark.slow
 def test_with_the_model_everything_is_asked_of_keras(exported, tmp_path, capsys):
     text = tmp_path / "page.html"
     arguments = ["verify", str(exported.output), "--model", str(exported.model_dir), "--html", str(text)]
@@ -195,6 +199,7 @@ def test_a_client_in_a_process_of_its_own_chooses_the_same_tokens(exported):
     assert entry["greedy_tokens"] == entry["chosen_by_keras"] == 4096
 
 
+@pytest.mark.slow
 def test_a_client_that_chooses_other_tokens_fails(exported, tmp_path, monkeypatch):
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
@@ -211,6 +216,7 @@ def test_a_client_that_chooses_other_tokens_fails(exported, tmp_path, monkeypatc
     )
 
 
+@pytest.mark.slow
 def test_a_client_that_breaks_is_told(exported, tmp_path, monkeypatch):
     for number, text in enumerate(("raise SystemExit('no model here')", "print('hello')")):
         program = tmp_path / f"broken{number}.py"

@@ -36,7 +36,7 @@ def damaged(directory, target, change):
     return target
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("directory", TRAINED, indirect=True)
 def test_fit_generate_and_keras_file(directory, tmp_path, dtype):
     model = tfgpt.CausalLM.from_pretrained(directory, dtype=dtype)

@@ -92,6 +92,7 @@ def test_blocks_of_a_wrong_dtype_are_refused(fixtures_directory, tmp_path):
         tfgpt.CausalLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("jit", [False, True])
 def test_fit_generate_and_keras_round_trip(fixtures_directory, tmp_path, policy, jit):

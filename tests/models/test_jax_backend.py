@@ -1,6 +1,7 @@
 """The same numbers on KERAS_BACKEND=jax: a fresh process reads the recorded directories of all families."""
 
 import json
+import os
 
 import pytest
 
@@ -11,7 +12,9 @@ from tests.fixtures.tiny_models import TINY_MODELS, TRAINED
 # optimizations.
 ENVIRONMENT = {
     "KERAS_BACKEND": "jax",
-    "JAX_PLATFORMS": "cpu",
+    # TFGPT_TEST_JAX=cuda pytest tests/models/test_jax_backend.py: the same on a GPU, in whole float32.
+    "JAX_PLATFORMS": os.environ.get("TFGPT_TEST_JAX", "cpu"),
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 }
 CODE = """

@@ -323,6 +323,7 @@ print(sorted(ABSENT & set(sys.modules)), len(cases))
 """
 
 
+@pytest.mark.slow
 def test_saved_models_need_tensorflow_alone(trained, of_gpt2, random_string, python, tmp_path):
     texts = strings(random_string, 200)
     others = {name: variant(trained, name) for name in ("o200k", "added", "nfc")}

@@ -83,6 +83,7 @@ def test_the_environment_is_left_as_it_is(corpus, tmp_path):
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):
     run(make(corpus, tmp_path))
     longer, lines = run(make(corpus, tmp_path, training={"steps": 18, "keep_last": 1}))
@@ -104,6 +105,7 @@ def test_going_on_for_longer_and_with_other_settings(corpus, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_validations_and_checkpoints_at_any_interval(corpus, tmp_path):
     """At their multiples and after the last step, whatever divides what; the weights do not depend on it."""
 
@@ -150,6 +152,7 @@ def test_validations_and_checkpoints_at_any_interval(corpus, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_what_a_finished_job_measured_stays(corpus, tmp_path):
     first, _ = run(make(corpus, tmp_path))
     before = (tmp_path / "metrics.json").read_bytes()

@@ -22,7 +22,9 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="may be given several times"
     )
-    parser.add_argument("--precision", help="of an export: fp32 or int8; by default the first that is there")
+    parser.add_argument(
+        "--precision", help="of an export: fp32, fp16, int8 or int4; by default the first that is there"
+    )
     parser.add_argument("--threads", type=int, help="of onnxruntime; by default all cores")
     parser.add_argument(
         "--chat",
