@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
+from tfgpt.layers.cache import Past
 from tfgpt.products import rows_times, rows_times_transposed
 from tfgpt.rotary import RotarySpec, rotate, rotation
 
@@ -138,10 +140,12 @@ class AttentionInputs(NamedTuple):
 
     `masks`: `mask_name(window)` -> bool `[B or 1, 1, S, T]`, true where a query may look.
     `rotation`: cosines and sines `[B, S, 1, dim / 2]` float32, or `None`.
+    `padding`: the mask that was given, or `None` when all tokens are real.
     """
 
     masks: dict[str, Any]
     rotation: tuple[Any, Any] | None
+    padding: Any = None
 
 
 def mask_name(window: int | None) -> str:
@@ -174,7 +178,7 @@ def attention_inputs(positions, mask, past, windows: tuple[int | None, ...], rot
         if mask is not None:
             visible = ops.logical_and(visible, ops.cast(mask, "bool")[:, None, None, :])  # [B, 1, S, T]
         masks[mask_name(window)] = visible
-    return AttentionInputs(masks, None if rotary is None else rotation(positions, rotary))
+    return AttentionInputs(masks, None if rotary is None else rotation(positions, rotary), mask)
 
 
 @named_operation
@@ -200,17 +204,34 @@ def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, sinks=Non
         ops.transpose(key, (0, 2, 1, 3)),  # [B, K, S, D]
         ops.transpose(value, (0, 2, 1, 3)),
     )
+    length = ops.shape(query)[1]
+    if dropout is None and sinks is None and _is_fused(query, inputs, past, spec):
+        context = ops.dot_product_attention(query, key, value, scale=spec.scale, is_causal=True)
+        return ops.reshape(context, (-1, length, spec.num_heads * spec.head_dim)), present
     probabilities = attention_probabilities(
         query, keys, inputs.masks[mask_name(spec.window)], spec, sinks
     )  # [B, H, S, T]
     if dropout is not None:
         probabilities = dropout(probabilities)
-    length = ops.shape(query)[1]
     grouped = _group(probabilities, spec, length)  # [B, K, G S, T]
     context = ops.matmul(grouped, values)  # [B, K, G S, D]
     context = ops.reshape(context, (-1, spec.num_heads, length, spec.head_dim))
     context = ops.transpose(context, (0, 2, 1, 3))  # [B, S, H, D]
     return ops.reshape(context, (-1, length, spec.num_heads * spec.head_dim)), present
+
+
+def _is_fused(query, inputs: AttentionInputs, past, spec: AttentionSpec) -> bool:
+    """Whether Keras has a kernel for this attention that never writes the scores out: cuDNN's, through JAX.
+
+    It takes half precision, and is told nothing but that attention is causal: training and scoring of whole
+    texts. TensorFlow has none, and XLA on a CPU gains nothing (docs/experiments.md).
+    """
+    if keras.config.backend() != "jax" or query.dtype not in ("float16", "bfloat16"):
+        return False
+    import jax
+
+    causal_alone = isinstance(past, Past) and inputs.padding is None and spec.window is None
+    return causal_alone and jax.default_backend() == "gpu"
 
 
 def split_heads(qkv, spec: AttentionSpec):

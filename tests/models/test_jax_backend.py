@@ -86,3 +86,47 @@ def test_all_families(python, tmp_path, third):
     report = json.loads(python(code, **ENVIRONMENT).splitlines()[-1])
     assert len(report) == len(names) + 6 * len(set(names) & set(TRAINED))
     assert {name: gap for name, gap in report.items() if not gap <= 1e-5} == {}
+
+
+FUSED = """
+import json
+import jax
+import numpy as np
+import tfgpt
+
+token_ids = np.random.default_rng(0).integers(0, 97, (3, 64))
+everything = np.ones_like(token_ids)
+
+def loss_and_gradients(dtype, mask):
+    model = tfgpt.CausalLM.from_pretrained("tests/fixtures/gpt2/heads_of_8", dtype=dtype)
+    others = [v.value for v in model.non_trainable_variables]
+
+    def loss(weights):
+        logits, _ = model.stateless_call(weights, others, token_ids, mask=mask)
+        logits = jax.nn.log_softmax(logits.astype("float32")[:, :-1])
+        return -jax.numpy.take_along_axis(logits, token_ids[:, 1:, None], -1).mean()
+
+    run = jax.jit(jax.value_and_grad(loss)).lower([v.value for v in model.trainable_variables])
+    value, gradients = run.compile()([v.value for v in model.trainable_variables])
+    flat = np.concatenate([np.asarray(each, "float64").ravel() for each in gradients])
+    return "cudnn" in run.as_text(), float(value), flat
+
+_, _, exact = loss_and_gradients("float32", None)
+report = {}
+for name, mask in (("fused", None), ("plain", everything)):
+    used, loss, gradients = loss_and_gradients("mixed_bfloat16", mask)
+    gap = float(np.linalg.norm(gradients - exact) / np.linalg.norm(exact))
+    report[name] = {"used": used, "loss": loss, "gap": gap}
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.skipif(ENVIRONMENT["JAX_PLATFORMS"] != "cuda", reason="needs a GPU: TFGPT_TEST_JAX=cuda")
+def test_fused_attention_is_attention(python):
+    """A mask of ones takes the plain way, no mask cuDNN's kernel: as near to float32's gradients."""
+    report = json.loads(python(FUSED, **ENVIRONMENT).splitlines()[-1])
+    print(report)
+    fused, plain = report["fused"], report["plain"]
+    assert fused["used"] and not plain["used"]
+    assert abs(fused["loss"] - plain["loss"]) < 2**-8
+    assert 0 < fused["gap"] < 1.2 * plain["gap"]
