@@ -61,6 +61,16 @@ def fixtures_directory():
 
 
 @pytest.fixture(scope="session")
+def fixture_module():
+    """Imports a script of tests/fixtures by its name."""
+    import importlib
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FIXTURES)
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="session")
 def data_directory():
     """Real data beside the repository (or at TFGPT_DATA); a test that needs it is skipped without it."""
     path = Path(os.environ.get("TFGPT_DATA", ROOT / "../shared/data")).resolve()

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
-from tfgpt.layers.cache import Past
+from tfgpt.fused import fused_causal_attention, has_fused_attention
 from tfgpt.products import rows_times, rows_times_transposed
 from tfgpt.rotary import RotarySpec, rotate, rotation
 
@@ -205,8 +204,9 @@ def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, sinks=Non
         ops.transpose(value, (0, 2, 1, 3)),
     )
     length = ops.shape(query)[1]
-    if dropout is None and sinks is None and _is_fused(query, inputs, past, spec):
-        context = ops.dot_product_attention(query, key, value, scale=spec.scale, is_causal=True)
+    causal_alone = past.is_empty and inputs.padding is None and spec.window is None
+    if causal_alone and dropout is None and sinks is None and has_fused_attention(query.dtype):
+        context = fused_causal_attention(query, key, value, spec.scale)
         return ops.reshape(context, (-1, length, spec.num_heads * spec.head_dim)), present
     probabilities = attention_probabilities(
         query, keys, inputs.masks[mask_name(spec.window)], spec, sinks
@@ -218,20 +218,6 @@ def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, sinks=Non
     context = ops.reshape(context, (-1, spec.num_heads, length, spec.head_dim))
     context = ops.transpose(context, (0, 2, 1, 3))  # [B, S, H, D]
     return ops.reshape(context, (-1, length, spec.num_heads * spec.head_dim)), present
-
-
-def _is_fused(query, inputs: AttentionInputs, past, spec: AttentionSpec) -> bool:
-    """Whether Keras has a kernel for this attention that never writes the scores out: cuDNN's, through JAX.
-
-    It takes half precision, and is told nothing but that attention is causal: training and scoring of whole
-    texts. TensorFlow has none, and XLA on a CPU gains nothing (docs/experiments.md).
-    """
-    if keras.config.backend() != "jax" or query.dtype not in ("float16", "bfloat16"):
-        return False
-    import jax
-
-    causal_alone = isinstance(past, Past) and inputs.padding is None and spec.window is None
-    return causal_alone and jax.default_backend() == "gpu"
 
 
 def split_heads(qkv, spec: AttentionSpec):

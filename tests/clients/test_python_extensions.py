@@ -15,14 +15,9 @@ NUM_STRINGS = 3000
 MISREAD = "\0\x85"
 
 
-@pytest.fixture(scope="module")
-def fixture_modules(fixtures_directory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(fixtures_directory))
-        import record_tokenizer
-        import tokenizer_families
-
-        yield record_tokenizer, tokenizer_families
+@pytest.fixture
+def fixture_modules(fixture_module):
+    return fixture_module("record_tokenizer"), fixture_module("tokenizer_families")
 
 
 @pytest.fixture(scope="module")

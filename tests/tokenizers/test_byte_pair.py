@@ -5,7 +5,6 @@ import os
 import random
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,12 +33,8 @@ def trained():
 
 
 @pytest.fixture
-def recording_module(monkeypatch):
-    monkeypatch.syspath_prepend(FIXTURES)
-    import record_tokenizer
-
-    yield record_tokenizer
-    sys.modules.pop("record_tokenizer")
+def recording_module(fixture_module):
+    return fixture_module("record_tokenizer")
 
 
 def test_published_facts(gpt2):

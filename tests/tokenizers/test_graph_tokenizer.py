@@ -3,7 +3,6 @@
 import functools
 import json
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +55,8 @@ def trained():
 
 
 @pytest.fixture
-def random_string(monkeypatch):
-    monkeypatch.syspath_prepend(str(FIXTURES))
-    import record_tokenizer
-
-    yield record_tokenizer.random_string
-    sys.modules.pop("record_tokenizer")
+def random_string(fixture_module):
+    return fixture_module("record_tokenizer").random_string
 
 
 def changed(tokenizer, **parts):

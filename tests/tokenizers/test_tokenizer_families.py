@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 import unicodedata
 
 import pytest
@@ -34,14 +33,9 @@ def gpt1(fixtures_directory):
 
 
 @pytest.fixture
-def families(fixtures_directory, monkeypatch):
+def families(fixture_module):
     """tests/fixtures/tokenizer_families.py."""
-    monkeypatch.syspath_prepend(fixtures_directory)
-    import tokenizer_families
-
-    yield tokenizer_families
-    for module in ("tokenizer_families", "record_tokenizer"):
-        sys.modules.pop(module)
+    return fixture_module("tokenizer_families")
 
 
 def stream(tokenizer, token_ids):

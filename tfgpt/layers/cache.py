@@ -20,6 +20,8 @@ from tfgpt.errors import InputError
 class Past(NamedTuple):
     """No cache: the tokens of this call are all there is."""
 
+    is_empty = True
+
     @property
     def num_slots_before(self):
         return 0
@@ -37,6 +39,7 @@ class GrowingPast(NamedTuple):
 
     key: Any
     value: Any
+    is_empty = False
 
     @property
     def num_slots_before(self):
@@ -59,6 +62,7 @@ class FixedPast(NamedTuple):
     key: Any
     value: Any
     length: Any
+    is_empty = False
 
     @property
     def num_slots_before(self):
