@@ -22,20 +22,26 @@ hypothesis.settings.register_profile("tfgpt", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("tfgpt")
 
 
-# Fixtures that take a minute: all files that use one run in the same worker of pytest-xdist.
-SHARED_FIXTURES = ("exported", "client_export")
+# Their files share exports that take a minute, so each of these directories is one worker's.
+SHARING = ("tests/clients/", "tests/export/")
 
 
-def pytest_collection_modifyitems(items):
-    """Groups for `--dist loadgroup`: a file each, and one for all files that share a long fixture."""
-    groups = {}
-    for item in items:
-        groups.setdefault(item.path, item.path.relative_to(ROOT).as_posix())
-        for name in SHARED_FIXTURES:
-            if name in item.fixturenames:
-                groups[item.path] = name
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+# The controller of pytest-xdist has the hook, and only where it is installed.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files for a worker, that the fixtures of a module are made once, and directories of `SHARING`.
+
+    Not `--dist loadgroup` with marks: xdist 3.8 writes its groups where pytest 9.2 no longer reads them, and
+    every test then goes to whichever worker is free.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.split("::", 1)[0]
+            return next((folder for folder in SHARING if path.startswith(folder)), path)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
