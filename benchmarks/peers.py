@@ -57,13 +57,13 @@ def folder() -> Path:
 
 def python(environment: str) -> Path:
     """The interpreter of `environment`. Raises SystemExit with what to run when it has not been made."""
-    _check_finished(environment)
+    check_finished(environment)
     return _interpreter(environment)
 
 
 def node_folder(environment: str = "node") -> Path:
     """Holds `environment`'s node_modules. Raises SystemExit with what to run when it has not been made."""
-    _check_finished(environment)
+    check_finished(environment)
     return folder() / environment
 
 
@@ -105,7 +105,7 @@ def _requirements(environment: str) -> tuple[str, ...]:
     return ENVIRONMENTS[environment]
 
 
-def _check_finished(environment: str) -> None:
+def check_finished(environment: str) -> None:
     if not _finished(environment).exists():
         raise SystemExit(
             f"found no finished environment {environment!r} under {folder()}, expected one for this side, "

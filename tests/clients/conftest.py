@@ -1,11 +1,10 @@
 """What the tests of the clients share: one export of a model of 12 layers, and the clients' own interpreters.
 
-Each client runs in an environment of its own, which `python benchmarks/peers.py make NAME` makes; a test
-whose environment is not there is skipped and says so. Programs that run in them stand in `programs/`; they
-print one JSON object.
+Each client runs in an environment of its own, which `python benchmarks/peers.py make NAME` makes. A test says
+which by `pytest.mark.client(NAME)`, and is skipped where that is not there, before any export is made for it.
+Programs that run in them stand in `programs/`; they print one JSON object.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -14,15 +13,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from benchmarks import peers
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
+# The tokenizer learns from it and the prompts are parts of it. With another text the model chooses otherwise:
+# where activations are rounded to 8 bits, clients that sum in other orders agree as long as no two tokens are
+# nearly as probable.
+TEXT = Path(__file__).resolve().parent / "text.txt"
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 NUM_NEW_TOKENS = 24
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skips a test without its client, with the line that makes it."""
+    for mark in item.iter_markers("client"):
+        try:
+            peers.check_finished(*mark.args)
+        except SystemExit as missing:
+            pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +49,7 @@ def client_model(tmp_path_factory):
     from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 
     folder = tmp_path_factory.mktemp("clients") / "model"
-    text = (ROOT / "tests/clients/conftest.py").read_text(encoding="utf-8")
+    text = TEXT.read_text(encoding="utf-8")
     tokenizer = BytePairTokenizer.train([text], vocabulary_size=320)
     end = tokenizer.end_of_text_id
     config = ModelConfig(
@@ -105,9 +118,7 @@ def client_prompts(client_model):
     """Token ids of prompts of 12, 7, 1 and 29 tokens."""
     from tfgpt.tokenizers.loading import load_tokenizer
 
-    ids = load_tokenizer(client_model).encode(
-        (ROOT / "tests/clients/conftest.py").read_text(encoding="utf-8")
-    )
+    ids = load_tokenizer(client_model).encode(TEXT.read_text(encoding="utf-8"))
     starts = {40: 12, 80: 7, 120: 1, 200: 29}
     return [ids[start : start + length] for start, length in starts.items()]
 
@@ -151,58 +162,27 @@ def request_file(client_prompts, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def peers():
-    """benchmarks/peers.py, which makes and finds the clients' environments."""
-    specification = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks/peers.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def interpreter(peers):
-    """The Python of a client's environment, as a string; skips the test where it was not made."""
-
-    def find(environment: str) -> str:
-        try:
-            return str(peers.python(environment))
-        except SystemExit as missing:
-            pytest.skip(str(missing))
-
-    return find
-
-
-@pytest.fixture(scope="session")
-def in_client(interpreter):
+def in_client():
     """Runs a program of `programs/` in a client's environment and returns the object that it printed.
 
     `in_client("genai", "genai_greedy.py", export_dir, ...)` passes the arguments on as strings.
     """
 
     def run(environment: str, program: str, *arguments) -> dict:
-        return run_program([interpreter(environment), str(PROGRAMS / program), *map(str, arguments)])
+        return run_program([str(peers.python(environment)), str(PROGRAMS / program), *map(str, arguments)])
 
     return run
 
 
 @pytest.fixture(scope="session")
-def node_folder(peers):
-    """The folder whose node_modules hold the JavaScript clients."""
-    try:
-        return peers.node_folder()
-    except SystemExit as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="session")
-def in_node(node_folder, tmp_path_factory):
+def in_node(tmp_path_factory):
     """Runs a program of `programs/` (or a path) with Node in `directory` and returns what it printed.
 
     Programs find their packages in the node_modules beside them, so they run as copies.
     """
     folder = tmp_path_factory.mktemp("node")
     shutil.copytree(PROGRAMS, folder, dirs_exist_ok=True)
-    (folder / "node_modules").symlink_to(node_folder / "node_modules")
+    (folder / "node_modules").symlink_to(peers.node_folder() / "node_modules")
 
     def run(program: str | Path, *arguments, directory: Path | None = None) -> str:
         if isinstance(program, Path):

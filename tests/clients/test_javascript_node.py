@@ -9,6 +9,8 @@ import pytest
 from tests.clients.conftest import PRECISIONS
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.client("node")
+
 README_PROGRAMS = ROOT / "export/tfgpt_export/readme"
 # What transformers.js calls the precisions.
 DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}

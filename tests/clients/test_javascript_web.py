@@ -10,8 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks import peers
 from tests.clients.conftest import PRECISIONS
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.client("node")
 
 # What transformers.js calls the precisions; its default in browsers first.
 DTYPES = {"int8": "q8", "int4": "q4", "fp16": "fp16", "fp32": "fp32"}
@@ -29,13 +32,13 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def served(node_folder):
+def served():
     """`served(export_dir)` starts the server of the demo page and returns its address."""
     processes = []
 
     def start(export_dir):
         command = [sys.executable, str(ROOT / "examples/web/serve.py"), str(export_dir), "--port", "0"]
-        command += ["--node-modules", str(node_folder / "node_modules")]
+        command += ["--node-modules", str(peers.node_folder() / "node_modules")]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         return processes[-1].stdout.readline().strip()
 

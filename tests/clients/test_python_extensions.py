@@ -55,6 +55,7 @@ def check(found, texts, ids):
     assert found["texts"] == texts
 
 
+@pytest.mark.client("extensions")
 def test_the_graphs_of_the_export(run, client_export, fixture_modules):
     texts = strings(fixture_modules)
     found, ids = run(load_tokenizer(client_export), texts, client_export)
@@ -64,6 +65,7 @@ def test_the_graphs_of_the_export(run, client_export, fixture_modules):
         assert mask == [1] * len(wanted) + [0] * (len(row) - len(wanted))
 
 
+@pytest.mark.client("extensions")
 def test_gpt2_vocabulary(run, data_directory, fixture_modules):
     tokenizer = load_tokenizer(data_directory / "gpt2_bpe")
     texts = strings(fixture_modules)

@@ -13,6 +13,8 @@ from tfgpt.generation.options import GenerationOptions
 from tfgpt.models.causal_lm import CausalLM
 from tfgpt.tokenizers.loading import load_tokenizer
 
+pytestmark = pytest.mark.client("genai")
+
 NUM_BEAMS, BEAM_LENGTH = 4, 12
 CACHES = ("shared", "copied")
 SCHEMA = {

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from benchmarks import peers
 from tests.clients.conftest import output_of
 from tests.conftest import ROOT
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.serving import Session
 from tfgpt.tokenizers.loading import load_tokenizer
+
+pytestmark = pytest.mark.client("onnxruntime")
 
 TEN_LINES = ROOT / "export/tfgpt_export/readme/python.py"
 SIDES = ("none", "left", "left_alone", "right")
@@ -38,14 +41,12 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(found):
     assert found["logits"]["left"] == found["logits"]["left_alone"]
 
 
-def test_the_ten_lines_of_the_readme(
-    interpreter, client_export, client_model, keras_model, precision, graph_file
-):
+def test_the_ten_lines_of_the_readme(client_export, client_model, keras_model, precision, graph_file):
     """The program that the export's README shows, run in the export directory."""
     program = TEN_LINES.read_text(encoding="utf-8")
     assert program.count("onnx/model.onnx") == 1
     program = program.replace("onnx/model.onnx", f"onnx/{graph_file}")
-    text = output_of([interpreter("onnxruntime"), "-c", program], directory=client_export)
+    text = output_of([str(peers.python("onnxruntime")), "-c", program], directory=client_export)
     tokenizer = load_tokenizer(client_model)
     prompt = tokenizer.encode("def main(")
     options = GenerationOptions(max_new_tokens=48 - len(prompt))

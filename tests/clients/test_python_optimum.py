@@ -8,6 +8,8 @@ from tfgpt_export import export
 
 from tests.clients.conftest import NUM_NEW_TOKENS
 
+pytestmark = pytest.mark.client("optimum")
+
 TEXTS = ["def main(", "import os", "Each client runs"]
 # The families that optimum knows, and those whose export calls itself GPT-2; each with 3 layers or 11.
 FAMILIES = (
@@ -59,8 +61,7 @@ def test_pipeline(found, precision):
 
 
 @pytest.fixture(scope="module")
-def families_found(in_client, interpreter, fixtures_directory, tmp_path_factory):
-    interpreter("optimum")  # skips before the exports are made
+def families_found(in_client, fixtures_directory, tmp_path_factory):
     folder, cases = tmp_path_factory.mktemp("families"), {}
     for name in FAMILIES:
         target = folder / name

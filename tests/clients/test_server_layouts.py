@@ -57,6 +57,7 @@ def signatures(exported):
     return tf.saved_model.load(str(exported / f"tfserving/{NAME}/1")).signatures
 
 
+@pytest.mark.client("triton")
 def test_triton_reads_the_configurations(exported, in_client):
     found = in_client("triton", "triton_config.py", exported / "triton")
     assert sorted(found) == [f"{NAME}_{each}" for each in ("fp32", "generate", "int8", "text")]
@@ -78,6 +79,7 @@ def test_triton_reads_the_configurations(exported, in_client):
     assert found[f"{NAME}_fp32"]["input"][3]["dims"] == ["-1", "2", "-1", "8"]
 
 
+@pytest.mark.client("triton")
 def test_triton_calls_the_signatures_that_generate(exported, in_client, signatures):
     found = in_client("triton", "triton_config.py", exported / "triton")
     text, ids = found[f"{NAME}_text"], found[f"{NAME}_generate"]
@@ -128,6 +130,7 @@ def test_weights_are_stored_once_and_checksums_hold(exported):
     assert f"triton/{NAME}_text/config.pbtxt" in listed and "tfserving/models.config" in listed
 
 
+@pytest.mark.client("tfserving")
 def test_tfserving_reads_the_list_of_models(exported, in_client):
     found = in_client("tfserving", "tfserving_config.py", exported / "tfserving/models.config")
     assert found == {
