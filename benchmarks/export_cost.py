@@ -130,6 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     import random_gpt2
 
+    if options.with_optimum:
+        peers.python("optimum")  # ends here where it is not there
     with tempfile.TemporaryDirectory(prefix="tfgpt-export-cost-") as temporary:
         model_dir = random_gpt2.write(Path(temporary) / "weights")
         sides = ("import", "tfgpt", *(("optimum",) if options.with_optimum else ()))
