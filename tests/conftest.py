@@ -9,8 +9,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# What `tfgpt train` sets for its process: XLA reads it once, so a test that runs the command within this process
-# would otherwise leave other passes to the processes that later tests start than this one compiles with.
+# What `tfgpt train` sets for its process. XLA reads it once, so a test that runs the command within this
+# process would otherwise leave it to the processes of later tests, which would compile unlike this one.
 os.environ.setdefault("XLA_FLAGS", "--xla_disable_hlo_passes=tree_reduction_rewriter")
 
 import hypothesis

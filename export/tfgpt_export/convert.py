@@ -46,11 +46,13 @@ def convert(traced: Traced, config: ModelConfig, lowering: Lowering = FUSED) -> 
         )
     concrete = traced.function.get_concrete_function()
     graph_inputs, graph_outputs = signature.inputs(config), signature.outputs(config)
-    names = [*(tensor.name for tensor in graph_inputs), *traced.weight_shapes]
-    renamed = {tensor.op.name: name for tensor, name in zip(concrete.inputs, names, strict=True)}
+    renamed = {
+        tensor.op.name: wanted.name for tensor, wanted in zip(concrete.inputs, graph_inputs, strict=True)
+    }
     renamed |= {
         tensor.name: wanted.name for tensor, wanted in zip(concrete.outputs, graph_outputs, strict=True)
     }
+    renamed |= _take_weights(model.graph)
     _rename(model.graph, renamed)
     _state_contract(model.graph, graph_inputs, graph_outputs, traced.weight_shapes)
     _state_versions(model, lowering, config)
@@ -69,6 +71,15 @@ def check_counts(graph: onnx.GraphProto, expected: dict[str, int]) -> None:
     for operator, number in expected.items():
         if found.get(operator, 0) != number:
             raise LoweringError(f"the graph has {found.get(operator, 0)} {operator} nodes, expected {number}")
+
+
+def _take_weights(graph: onnx.GraphProto) -> dict[str, str]:
+    """Takes the weights' nodes out: what each was called within the graph -> the weight's name."""
+    names = {}
+    for node in [each for each in graph.node if each.op_type == lower.WEIGHT]:
+        names[node.output[0]] = node.attribute[0].s.decode()
+        graph.node.remove(node)
+    return names
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

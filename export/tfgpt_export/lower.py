@@ -20,6 +20,9 @@ from tfgpt.rotary import RotarySpec
 
 MICROSOFT = "com.microsoft"
 MARKER = "PyFunc"
+# The node of a weight, which has no inputs and the weight's name as its attribute: only until the conversion
+# is done, when the weight becomes an input of the graph.
+WEIGHT = "Weight"
 # Added to the scores of padded slots; GroupQueryAttention does causality and windows itself.
 MASKED = -1e9
 
@@ -43,6 +46,11 @@ def mark(operator: str, tensors: list, outputs: list[tuple], domain: str = "", s
     for result, (_, shape) in zip(results, outputs, strict=True):
         result.set_shape(shape)
     return results[0] if len(results) == 1 else results
+
+
+def mark_weight(name: str, shape: tuple[int, ...], dtype: str):
+    """Emits a marker for one weight, which becomes an input of the graph: see `WEIGHT`."""
+    return mark(WEIGHT, [], [(dtype, shape)], weight=name)
 
 
 def place(graph, node, name, args):

@@ -1,6 +1,6 @@
 """The export as a list of stages, each `Artifact -> Artifact`, each followed by its check.
 
-trace       Keras -> a TensorFlow function, weights as arguments      check: it is traced whole
+trace       Keras -> a TensorFlow function, markers for the weights   check: it is traced whole
 convert     -> ONNX graph, weights as inputs                          check: contract, operator counts
 attach      -> onnx/model.onnx (+ _data)                              check: equal to Keras
 halve       -> onnx/model_fp16.onnx                                   check: equal within float16's rounding

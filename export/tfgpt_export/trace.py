@@ -1,7 +1,8 @@
-"""Stage 1: a concrete TensorFlow function of the model, with its weights as arguments.
+"""Stage 1: a concrete TensorFlow function of the model, in which markers stand for its weights.
 
-The model is built with deferred variables and every weight is an argument of the function, so neither tracing
-nor converting ever holds a weight: memory and time do not grow with the model.
+The model is built with deferred variables and every weight is a marker, so neither tracing nor converting
+ever holds a weight: memory and time do not grow with the model. Arguments would not do: TensorFlow's
+optimizer, which the converter runs, makes a tensor of zeros for each of them.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ from tfgpt.errors import InputError
 from tfgpt.layers.cache import GrowingCache
 from tfgpt.models.causal_lm import CausalLM
 from tfgpt.models.deferred import deferred_variables
-from tfgpt_export import signature
+from tfgpt_export import lower, signature
 from tfgpt_export.lowering import FUSED, Lowering
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The traced function, its flat argument list, and which arguments are weights.
+    """The traced function, what its arguments are, and which weights it has markers of.
 
-    `function(*inputs, *weights)` returns a list in the order of `signature.outputs`.
-    `weight_shapes`: weight name -> shape, in the order of the arguments.
+    `function(*inputs)` returns a list in the order of `signature.outputs`.
+    `weight_shapes`: weight name -> shape, in the model's order.
     """
 
     function: Any
@@ -51,12 +52,11 @@ def trace(config: ModelConfig, lowering: Lowering = FUSED) -> Traced:
     weights = model.named_weights()
     graph_inputs = signature.inputs(config)
     specs = [tf.TensorSpec(tensor.static_shape, tensor.dtype) for tensor in graph_inputs]
-    specs += [tf.TensorSpec(variable.shape, variable.dtype) for variable in weights.values()]
 
     @tf.function(input_signature=specs, autograph=False)
     def function(*arguments):
-        token_ids, mask, positions, *pasts = arguments[: len(graph_inputs)]
-        values = arguments[len(graph_inputs) :]
+        token_ids, mask, positions, *pasts = arguments
+        values = [lower.mark_weight(name, each.shape, each.dtype) for name, each in weights.items()]
         cache = GrowingCache(tuple(pasts[0::2]), tuple(pasts[1::2]))
         with (
             keras.StatelessScope(zip(weights.values(), values, strict=True), initialize_variables=False),
