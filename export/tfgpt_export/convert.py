@@ -7,6 +7,7 @@ is the contract: names, order and dimensions of inputs and outputs, opset, and t
 import collections
 import contextlib
 import logging
+import os
 
 import onnx
 from onnx import helper
@@ -37,7 +38,7 @@ def convert(traced: Traced, config: ModelConfig, lowering: Lowering = FUSED) -> 
     """
     import tf2onnx
 
-    with _quiet("tf2onnx"):
+    with _quiet("tf2onnx"), _without_copies():
         model, _ = tf2onnx.convert.from_function(
             traced.function,
             traced.specs,
@@ -116,6 +117,22 @@ def _state_versions(model: onnx.ModelProto, lowering: Lowering, config: ModelCon
         model.opset_import.append(helper.make_opsetid(lower.MICROSOFT, 1))
         # The attention operator writes new slots in place when past and present are bound to one buffer.
         helper.set_model_props(model, {"tfgpt.shared_cache": "1"})
+
+
+@contextlib.contextmanager
+def _without_copies():
+    # tf2onnx copies the graph before each of its optimizers, to go on with it should one fail: a quarter of
+    # its time, for a graph of which nobody would know that it was left as it was.
+    name = "TF2ONNX_CATCH_ERRORS"
+    before = os.environ.get(name)
+    os.environ[name] = "FALSE"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager
