@@ -48,14 +48,16 @@ def verify_export(
         the report: "passed", "failures", "artifacts" (one entry for each comparison), "sizes", "skipped".
 
     Raises:
-        InputError: not an export, no recorded answers and no model, or a client that cannot be found.
+        InputError: not an export, whole but without recorded answers or a model, or a client that cannot be
+            found.
     """
     export_dir = Path(export_dir)
     graphs = _graphs(export_dir)
     asked = clients.find(client_names, client_places or {})  # a wrong name is told before the work
     progress("checksums")
-    entries = [compare_checksums(export_dir)]
-    reference, failure = _reference(export_dir, model_dir, text, progress)
+    files = compare_checksums(export_dir)
+    entries = [files]
+    reference, failure = _reference(export_dir, model_dir, text, progress, bool(files["failures"]))
     if failure:
         entries.append({"artifact": "reference", "kind": "reference", "failures": [failure]})
     skipped = list(asked.missing)
@@ -84,8 +86,11 @@ def _graphs(export_dir: Path) -> dict[str, Path]:
     return graphs
 
 
-def _reference(export_dir: Path, model_dir: Path | None, text, progress):
-    """Keras's answers, and what is wrong with the recorded ones."""
+def _reference(export_dir: Path, model_dir: Path | None, text, progress, damaged: bool):
+    """Keras's answers, and what is wrong with the recorded ones.
+
+    That there are none is the caller's mistake, unless the export is `damaged`: then it is one failure more.
+    """
     if model_dir is not None:
         progress("loading the Keras model")
         from tfgpt_export.keras_model import KerasModel
@@ -96,7 +101,7 @@ def _reference(export_dir: Path, model_dir: Path | None, text, progress):
     try:
         return read_reference(path), None
     except InputError as error:
-        if not path.is_file():
+        if not path.is_file() and not damaged:
             raise
         return None, str(error)
 

@@ -144,8 +144,21 @@ def test_damaged_and_missing_recorded_answers(received):
         and "copy the export again" in report["failures"][1]
     )
     path.unlink()
+    missing, asked = verify_export(received)["failures"]
+    assert missing == "verification_reference.npz is missing: copy the export again"
+    assert "found no verification_reference.npz" in asked
+
+
+def test_an_export_that_was_not_verified(received):
+    """It has no recorded answers: that is told where its files are whole, and what is damaged otherwise."""
+    name, sums = "verification_reference.npz", received / "SHA256SUMS"
+    (received / name).unlink()
+    lines = [line for line in sums.read_text().splitlines() if not line.endswith(name)]
+    sums.write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match=r"found no verification_reference\.npz .* give --model MODEL_DIR"):
         verify_export(received)
+    (received / "config.json").write_text("{}")
+    assert verify_export(received)["failures"][0].startswith("config.json is not the file that was exported")
 
 
 @pytest.mark.slow
