@@ -6,6 +6,7 @@
 A model whose weights are small altogether is one file, which is what browsers and quick demos like best.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def write_model(
     external = num_bytes > SINGLE_FILE_BYTES
     data_path = path.with_name(path.name + "_data")
     names = set()
-    with data_path.open("wb") if external else _Nothing() as data:
+    with data_path.open("wb") if external else contextlib.nullcontext() as data:
         for name, tensor in tensors:
             names.add(name)
             if external and tensor.nbytes >= EXTERNAL_BYTES:
@@ -56,11 +57,3 @@ def _write_external(name: str, tensor: np.ndarray, data, location: str) -> onnx.
     for key, value in (("location", location), ("offset", offset), ("length", tensor.nbytes)):
         proto.external_data.add(key=key, value=str(value))
     return proto
-
-
-class _Nothing:
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *details):
-        return None
