@@ -1,6 +1,5 @@
 """CausalLM as a Keras model: plain compile, fit, evaluate, predict; dtype policies; dynamic shapes."""
 
-import gc
 import math
 
 import keras
@@ -9,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 import tfgpt
-from tfgpt.models.deferred import deferred_variables
 
 CONFIG = tfgpt.ModelConfig(31, 16, 2, 2, 16)
 # Unit roundoff, as a share of logits of order 1: 8 bits of significand, or 11.
@@ -148,16 +146,3 @@ def test_initial_weights_follow_the_paper():
         assert weights[f"decoder/block_3/{name}/kernel"].std() == pytest.approx(0.02 / math.sqrt(8), rel=0.05)
     first, second = (weights[f"decoder/block_{i}/mlp/up/kernel"] for i in (0, 1))
     assert np.abs(first - second).max() > 0
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_deferred_variables_leave_the_garbage_collector_as_it_was(enabled):
-    before = gc.isenabled()
-    try:
-        (gc.enable if enabled else gc.disable)()
-        with pytest.raises(ZeroDivisionError), deferred_variables():
-            assert not gc.isenabled()
-            raise ZeroDivisionError
-        assert gc.isenabled() == enabled
-    finally:
-        (gc.enable if before else gc.disable)()

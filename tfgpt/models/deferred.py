@@ -5,7 +5,6 @@ without ever holding its weights, and loading puts each tensor in place without 
 """
 
 import contextlib
-import gc
 
 import keras
 import ml_dtypes
@@ -18,7 +17,7 @@ from tfgpt.checkpoints.arrays import laid_out
 @contextlib.contextmanager
 def deferred_variables():
     """Variables made within the context have no value until `fill` gives them one."""
-    with _without_collections(), keras.StatelessScope(initialize_variables=False):
+    with keras.StatelessScope(initialize_variables=False):
         yield
     _forget()
 
@@ -42,19 +41,6 @@ def fill_with_initializer(variable: keras.Variable) -> None:
     """Gives a deferred variable the value that its own initializer makes."""
     if variable._value is None:
         variable._deferred_initialize()
-
-
-@contextlib.contextmanager
-def _without_collections():
-    # Keras's layers are many small objects: Python would look for garbage among them, and among all of
-    # TensorFlow's, again and again while none is made. That is more than half of the time of 48 layers.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _numpy_dtype(name: str) -> np.dtype:
