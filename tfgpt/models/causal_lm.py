@@ -18,7 +18,7 @@ from tfgpt.families.registry import family
 from tfgpt.files import replacing_directory
 from tfgpt.layers.linear import Linear
 from tfgpt.models.decoder import Decoder
-from tfgpt.models.deferred import deferred_variables, fill, fill_with_initializer
+from tfgpt.models.deferred import deferred_variables, fill_all, fill_with_initializer
 from tfgpt.models.trainer import Trainer
 
 
@@ -141,7 +141,7 @@ class CausalLM(Trainer):
     ) -> "CausalLM":
         """Loads a model directory, or a repository of the hub, in the Hugging Face format.
 
-        Tensors go from file to variable one at a time, so memory peaks at the weights plus two tensors.
+        Tensors stream from file to variable, two under way at a time: memory peaks at the weights and them.
 
         Args:
             source: directory with config.json and safetensors, or an id such as "openai-community/gpt2".
@@ -164,8 +164,7 @@ class CausalLM(Trainer):
             model = cls(config, dtype=dtype)
         weights = model.named_weights()
         shapes = {name: tuple(variable.shape) for name, variable in weights.items()}
-        for name, read in read_weights(reader, found, config, shapes):
-            fill(weights[name], read())
+        fill_all(weights, read_weights(reader, found, config, shapes))
         for variable in model.variables:
             fill_with_initializer(variable)  # the seeds of dropout, which checkpoints do not hold
         return model

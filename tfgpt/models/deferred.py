@@ -5,6 +5,9 @@ without ever holding its weights, and loading puts each tensor in place without 
 """
 
 import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import ml_dtypes
@@ -12,6 +15,11 @@ import numpy as np
 from keras.src.backend.common import global_state  # no public name; see `_forget`
 
 from tfgpt.checkpoints.arrays import laid_out
+
+# Tensors that are read while another becomes a variable. First touching fresh memory is most of what copying
+# costs, and two threads do it at twice the speed of one. The memory of loading is promised as the weights and
+# two tensors: no more may be under way.
+_READ_AHEAD = 2
 
 
 @contextlib.contextmanager
@@ -35,6 +43,38 @@ def fill(variable: keras.Variable, value) -> None:
     # The variable is initialised from a function, so that distribution strategies can place it.
     variable._initialize_with_initializer(lambda shape, dtype: tensor)
     variable._initializer = None
+
+
+def fill_all(
+    variables: dict[str, keras.Variable], reads: Iterable[tuple[str, Callable[[], np.ndarray]]]
+) -> None:
+    """Gives deferred variables their values, which threads read, check and lay out while others are filled.
+
+    Args:
+        variables: by name.
+        reads: a name and a function that reads its value, in the order of filling. What a function raises is
+            raised here when its turn comes; the functions after it may have run.
+    """
+
+    def prepare(name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+        return laid_out(read(), _numpy_dtype(variables[name].dtype))
+
+    with ThreadPoolExecutor(_READ_AHEAD, "tfgpt-reading") as pool:
+        try:
+            pending = deque()
+            for name, read in reads:
+                pending.append((name, pool.submit(prepare, name, read)))
+                if len(pending) > _READ_AHEAD:
+                    _fill_first(variables, pending)
+            while pending:
+                _fill_first(variables, pending)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _fill_first(variables: dict[str, keras.Variable], pending: deque) -> None:
+    name, value = pending.popleft()
+    fill(variables[name], value.result())
 
 
 def fill_with_initializer(variable: keras.Variable) -> None:
