@@ -20,6 +20,7 @@ from tfgpt.tokenizers.graph import GraphTokenizer
 from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS
 from tfgpt.tokenizers.graph_plan import O200K_PATTERN, Splitting
 from tfgpt.tokenizers.graph_splitting import Splitter
+from tfgpt.tokenizers.loading import load_tokenizer
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 TEXTS = [
@@ -167,6 +168,7 @@ PRE_TOKENIZERS = {
         behavior="isolated",
     ),
     Splitting.O200K: pre_tokenizers.Split(Regex(O200K_PATTERN), behavior="isolated"),
+    Splitting.BERT: pre_tokenizers.BertPreTokenizer(),
 }
 
 
@@ -323,6 +325,7 @@ def test_saved_models_need_tensorflow_alone(trained, of_gpt2, random_string, pyt
     texts = strings(random_string, 200)
     others = {name: variant(trained, name) for name in ("o200k", "added", "nfc")}
     others["characters"] = CharacterTokenizer.train(texts)
+    others["gpt1"] = load_tokenizer(FIXTURES / "tokenizers" / "gpt1")
     sides = {"gpt2": of_gpt2("gpt2")}
     for name, tokenizer in others.items():
         sides[name] = tokenizer, GraphTokenizer.from_tokenizer(tokenizer)
@@ -332,7 +335,7 @@ def test_saved_models_need_tensorflow_alone(trained, of_gpt2, random_string, pyt
         ids = tokenizer.encode_batch(texts)
         cases.append((str(tmp_path / name), texts, ids, [tokenizer.decode(row) for row in ids]))
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    assert python(LOAD.format(cases=str(tmp_path / "cases.json"))) == "[] 5\n"
+    assert python(LOAD.format(cases=str(tmp_path / "cases.json"))) == "[] 6\n"
 
     # encoder.json and vocab.bpe have 1.5 MB; each of the functions carries the tables that it uses.
     assert sum(path.stat().st_size for path in (tmp_path / "gpt2").rglob("*") if path.is_file()) < 12e6
@@ -356,9 +359,10 @@ ADDED = {**FLAGS, "id": 400, "content": "<x>", "normalized": False, "special": F
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase, expected none or NFC"),
+        ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase, expected none, NFC or BERT's"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "pre-tokenizer Whitespace, expected ByteLevel"),
         ({"pre_tokenizer": None}, "pre-tokenizer none"),
+        ({"pre_tokenizer": {"type": "BertPreTokenizer"}}, "BytePairTokenizer cut by white space"),
         ({"model": {"dropout": 0.1}}, "dropout 0.1 in its model"),
         ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix '</w>'"),
         ({"added_tokens": [{**ADDED, "lstrip": True}]}, "added token '<x>' with lstrip"),

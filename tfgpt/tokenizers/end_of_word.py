@@ -71,6 +71,11 @@ class EndOfWordTokenizer(Tokenizer):
         """A fresh decoder for one stream of token ids."""
         return WordStreamDecoder(self._tokens, self._suffix)
 
+    @property
+    def last_token_bytes(self) -> list[bytes | None]:
+        """What each token stands for at the end of a text, where no space follows a word."""
+        return [None if token is None else token.replace(self._suffix, "").encode() for token in self._tokens]
+
     def _make_token_bytes(self) -> list[bytes | None]:
         """A token that ends a word stands for a space, too, which `decode` leaves out at a text's end."""
         suffix = self._suffix

@@ -1,19 +1,21 @@
 """A tokenizer within TensorFlow's graph, for tf.data and for SavedModel; its ids are the fast tokenizer's.
 
-    text [N] -> added tokens -> (NFC) -> pieces -> merges -> ids [N, (tokens)]
+    text [N] -> added tokens -> (normalizer) -> pieces -> merges -> ids [N, (tokens)]
 
 Only operators of TensorFlow itself and constants, no lookup table and no Python: a SavedModel of it needs
-`import tensorflow` and nothing else. That goes for the normalizer NFC of GPT-NeoX's vocabulary, too, which is
-made of these operators (`graph_composing`).
+`import tensorflow` and nothing else. That goes for the normalizers, too: NFC of GPT-NeoX (`graph_composing`)
+and BERT's of GPT-1 (`graph_cleaning`) are made of these operators.
 
-Covered are byte-level BPE with GPT-2's regular expression (GPT-2, GPT-3, GPT-Neo, GPT-J, GPT-NeoX) or o200k's
-(gpt-oss), with or without NFC, `add_prefix_space`, `ignore_merges` and added tokens; and characters. Not
-covered, and refused by name: other pre-tokenizers and normalizers (GPT-1), and added tokens with lstrip,
-rstrip or single_word. Time grows with the longest piece that is no token, which in ordinary text is a word.
+Covered are byte-level BPE with GPT-2's regular expression (GPT-2, GPT-3, GPT-Neo, GPT-J, GPT-NeoX) or
+o200k's (gpt-oss), with or without `add_prefix_space`; GPT-1's BPE with ends of words after BERT's
+pre-tokenizer; either with `ignore_merges`, added tokens, NFC or BERT's normalizer, or without them; and
+characters. Not covered, and refused by name: other pre-tokenizers and normalizers, and added tokens with
+lstrip, rstrip or single_word. Time grows with the longest piece that is no token, which in ordinary text is a
+word.
 """
 
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +23,18 @@ import tensorflow as tf
 
 from tfgpt.files import replacing_directory
 from tfgpt.tokenizers.base import Tokenizer
-from tfgpt.tokenizers.byte_pair import BytePairTokenizer, byte_characters
+from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
+from tfgpt.tokenizers.end_of_word import EndOfWordTokenizer
 from tfgpt.tokenizers.graph_added_tokens import AddedTokens, valid_utf8
 from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS, CodePointTable
+from tfgpt.tokenizers.graph_cleaning import Cleaner
 from tfgpt.tokenizers.graph_composing import Composer
 from tfgpt.tokenizers.graph_merging import Merger
-from tfgpt.tokenizers.graph_plan import GraphPlan, read_plan, refusal
+from tfgpt.tokenizers.graph_plan import GraphPlan, Splitting, read_plan, refusal
 from tfgpt.tokenizers.graph_splitting import Splitter
+from tfgpt.tokenizers.graph_vocabulary import byte_merger, character_merger
 from tfgpt.tokenizers.loading import load_tokenizer
-from tfgpt.tokenizers.vocabulary_files import merges_of
 
 TEXTS = tf.TensorSpec([None], tf.string, "texts")
 SCALAR = tf.TensorSpec([], tf.int32)
@@ -55,11 +59,14 @@ class GraphTokenizer(tf.Module):
     for one.
     """
 
-    def __init__(self, encoder, token_bytes: list[bytes | None], vocabulary_size: int):
+    def __init__(
+        self, encoder, token_bytes: list[bytes | None], last_bytes: list[bytes | None] | None = None
+    ):
         super().__init__(name="tokenizer")
         self._encoder = encoder
-        self.vocabulary_size = vocabulary_size
-        self._token_bytes = tf.constant([b"" if each is None else each for each in token_bytes])
+        self.vocabulary_size = len(token_bytes)
+        self._token_bytes = _strings(token_bytes)
+        self._last_bytes = None if last_bytes is None else _strings(last_bytes)  # of a text's last token
         # An unused id leads outside of the table, where the lookup fails.
         unused = [each is None for each in token_bytes]
         self._places = tf.constant(np.where(unused, -1, np.arange(len(token_bytes))), tf.int32)
@@ -78,13 +85,18 @@ class GraphTokenizer(tf.Module):
         """
         if isinstance(tokenizer, CharacterTokenizer):
             encoder = CharacterEncoder(tokenizer)
-        elif isinstance(tokenizer, BytePairTokenizer):
-            encoder = BytePairEncoder(tokenizer, read_plan(tokenizer.backend, allow_special))
+        elif isinstance(tokenizer, BytePairTokenizer | EndOfWordTokenizer):
+            plan = read_plan(tokenizer.backend, allow_special)
+            of_bytes = isinstance(tokenizer, BytePairTokenizer)
+            if of_bytes == (plan.splitting is Splitting.BERT):
+                raise refusal(f"a {type(tokenizer).__name__} cut by {plan.splitting.value}", "the other kind")
+            make = byte_merger if of_bytes else character_merger
+            encoder = BytePairEncoder(plan, make(tokenizer.backend, plan))
         else:
-            raise refusal(
-                f"the class {type(tokenizer).__name__}", "a BytePairTokenizer or CharacterTokenizer"
-            )
-        return cls(encoder, tokenizer.token_bytes, tokenizer.vocabulary_size)
+            expected = "a BytePairTokenizer, EndOfWordTokenizer or CharacterTokenizer"
+            raise refusal(f"the class {type(tokenizer).__name__}", expected)
+        last_bytes = tokenizer.last_token_bytes if isinstance(tokenizer, EndOfWordTokenizer) else None
+        return cls(encoder, tokenizer.token_bytes, last_bytes)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, allow_special: bool = True) -> "GraphTokenizer":
@@ -122,8 +134,12 @@ class GraphTokenizer(tf.Module):
         outside of the vocabulary raises InvalidArgumentError.
         """
         places = tf.gather(self._places, token_ids.values)
-        pieces = token_ids.with_values(tf.gather(self._token_bytes, places))
-        return tf.strings.reduce_join(pieces, axis=-1)
+        pieces = tf.gather(self._token_bytes, places)
+        if self._last_bytes is not None:
+            follows = token_ids.value_rowids()
+            is_last = follows != tf.pad(follows[1:], [[0, 1]], constant_values=-1)[: tf.size(follows)]
+            pieces = tf.where(is_last, tf.gather(self._last_bytes, places), pieces)
+        return tf.strings.reduce_join(token_ids.with_values(pieces), axis=-1)
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes a SavedModel with `encode`, `encode_one`, `encode_padded` and `decode`."""
@@ -135,15 +151,19 @@ def _function(method, *signature) -> tf.types.experimental.PolymorphicFunction:
     return tf.function(method, input_signature=signature, autograph=False)
 
 
-class BytePairEncoder:
-    """The graph of byte-level BPE."""
+def _strings(values: list[bytes | None]) -> tf.Tensor:
+    return tf.constant([b"" if each is None else each for each in values])
 
-    def __init__(self, tokenizer: BytePairTokenizer, plan: GraphPlan):
+
+class BytePairEncoder:
+    """The graph of BPE, of bytes or of characters."""
+
+    def __init__(self, plan: GraphPlan, merge: Merger):
         self._plan = plan
         self._stages = [AddedTokens(ids) if ids else None for ids in plan.added_tokens]
         self._split = Splitter(plan.splitting)
-        self._merge = _merger(tokenizer, plan.ignore_merges)
-        self._compose = Composer() if plan.compose else None
+        self._merge = merge
+        self._normalize = _normalizer(plan.normalizer)
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """string [N] -> int32 [N, (tokens)]."""
@@ -154,8 +174,8 @@ class BytePairEncoder:
         if before:
             parts, ids = before(texts, ids)
             rows, texts, ids = parts.row_splits, parts.values, ids.values
-        if self._compose:
-            texts = tf.where(ids < 0, self._compose(texts), texts)
+        if self._normalize:
+            texts = tf.where(ids < 0, self._normalize(texts), texts)
         if after:
             parts, ids = after(texts, ids)
             rows = parts.row_splits if rows is None else tf.gather(parts.row_splits, rows)
@@ -188,6 +208,12 @@ class BytePairEncoder:
         return tf.where(complete, texts, tf.strings.join([" ", texts]))
 
 
+def _normalizer(description: dict | None) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    if description is None:
+        return None
+    return Composer() if description["type"] == "NFC" else Cleaner(description)
+
+
 class CharacterEncoder:
     """The graph of one token per character; a character that is not in the alphabet raises."""
 
@@ -208,22 +234,3 @@ class CharacterEncoder:
         ids = self._ids(code_points.values)
         with tf.control_dependencies([tf.debugging.assert_non_negative(ids, self._message)]):
             return code_points.with_values(tf.identity(ids))
-
-
-def _merger(tokenizer: BytePairTokenizer, ignore_merges: bool) -> Merger:
-    model = tokenizer.backend.model
-    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
-    if missing := len(tokenizer.missing_bytes):
-        raise refusal(f"a vocabulary that lacks {missing} of 256 bytes", "a complete byte-level vocabulary")
-    characters = byte_characters()
-    byte_of = {character: byte for byte, character in enumerate(characters)}
-    whole = {}
-    for token, token_id in vocabulary.items():
-        # A token that the merges do not arrive at is never made of text, unless they are ignored.
-        is_whole = ignore_merges or [each.id for each in model.tokenize(token)] == [token_id]
-        if is_whole and all(character in byte_of for character in token):
-            whole[bytes(byte_of[character] for character in token)] = token_id
-    merges = {}
-    for rank, (left, right) in enumerate(merges_of(json.loads(tokenizer.backend.to_str())["model"])):
-        merges[vocabulary[left], vocabulary[right]] = (rank, vocabulary[left + right])
-    return Merger(whole, [vocabulary[character] for character in characters], merges)

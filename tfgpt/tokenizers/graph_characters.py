@@ -5,6 +5,7 @@ is a letter. So the classes are read off the library: its `Split` says which cha
 """
 
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -21,14 +22,46 @@ class CodePointTable:
     """
 
     def __init__(self, values: np.ndarray):
-        blocks, numbers = np.unique(values.reshape(-1, 1 << _BLOCK_BITS), axis=0, return_inverse=True)
-        self._offsets = tf.constant(numbers.reshape(-1) << _BLOCK_BITS, tf.int32)
-        self._values = tf.constant(blocks.reshape(-1))
+        numbers: dict[bytes, int] = {}  # by its bytes, which takes a tenth of the time that np.unique does
+        blocks = values.reshape(-1, 1 << _BLOCK_BITS)
+        offsets = [numbers.setdefault(block.tobytes(), len(numbers)) << _BLOCK_BITS for block in blocks]
+        self._offsets = tf.constant(offsets, tf.int32)
+        self._values = tf.constant(np.frombuffer(b"".join(numbers), values.dtype))
 
     def __call__(self, code_points: tf.Tensor) -> tf.Tensor:
         offsets = tf.gather(self._offsets, tf.bitwise.right_shift(code_points, _BLOCK_BITS))
         within = tf.bitwise.bitwise_and(code_points, (1 << _BLOCK_BITS) - 1)
         return tf.gather(self._values, offsets + within)
+
+
+class CodePointMap:
+    """Characters that become others, several or none: `{"é": "e\u0301", "\0": ""}`; all the rest stay.
+
+    `map(code_points, owners)`: int32 [C] and the numbers of the texts they are of, int64 [C] -> the same of
+    what they become.
+    """
+
+    def __init__(self, replacements: dict[str, str]):
+        different = {text: row for row, text in enumerate(dict.fromkeys(replacements.values()), start=1)}
+        rows = np.zeros(NUM_CODE_POINTS, np.int32)
+        rows[[ord(each) for each in replacements]] = [different[text] for text in replacements.values()]
+        parts = np.full((1 + len(different), max(map(len, different), default=1) or 1), -1, np.int32)
+        for text, row in different.items():
+            parts[row, : len(text)] = [ord(each) for each in text]
+        self._rows, self._parts = CodePointTable(rows), tf.constant(parts)
+
+    def __call__(self, code_points: tf.Tensor, owners: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = self._rows(code_points)
+        parts = tf.gather(self._parts, rows)  # [C, parts], -1 where there is none
+        itself = tf.pad(code_points[:, tf.newaxis], [[0, 0], [0, parts.shape[1] - 1]], constant_values=-1)
+        return present(tf.where((rows > 0)[:, tf.newaxis], parts, itself), owners)
+
+
+def present(parts: tf.Tensor, owners: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Code points [C, parts], -1 where there is none, and owners [C] -> those that are there, in a row."""
+    is_part = parts >= 0
+    counts = tf.reduce_sum(tf.cast(is_part, tf.int32), axis=1)
+    return tf.boolean_mask(parts, is_part), tf.repeat(owners, counts)
 
 
 # What tells the classes of every supported expression apart; a character is in exactly one of them.
@@ -63,6 +96,13 @@ def members(pattern: str) -> np.ndarray:
     """bool [0x110000]: the characters in a class that is made of whole `_ATOMS`, such as r"\\p{L}"."""
     runs = class_runs()
     return np.repeat(matching(pattern, runs), np.diff(runs, append=NUM_CODE_POINTS))
+
+
+def members_of(characters: Iterable[str]) -> np.ndarray:
+    """bool [0x110000]: true at `characters`."""
+    found = np.zeros(NUM_CODE_POINTS, bool)
+    found[[ord(each) for each in characters]] = True
+    return found
 
 
 def letter_variants(letter: str) -> np.ndarray:

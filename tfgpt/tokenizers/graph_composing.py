@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tokenizers import normalizers
 
-from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS, CodePointTable
+from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS, CodePointMap, CodePointTable
 from tfgpt.tokenizers.graph_plan import refusal
 
 # A character of no class that takes part in nothing: what stands on its two sides is normalized apart.
@@ -42,14 +42,6 @@ class Composer:
 
     def __init__(self):
         facts = read_composition()
-        rows = np.zeros(NUM_CODE_POINTS, np.int32)
-        rows[[ord(character) for character in facts.decompositions]] = 1 + np.arange(
-            len(facts.decompositions)
-        )
-        width = max(map(len, facts.decompositions.values()))
-        parts = np.full((1 + len(facts.decompositions), width), -1, np.int32)
-        for row, decomposition in enumerate(facts.decompositions.values(), start=1):
-            parts[row, : len(decomposition)] = [ord(character) for character in decomposition]
         # Of characters that are none of these, a text is in the normal form already.
         changing = (facts.ranks > 0).astype(np.uint8)
         composites = set(facts.pairs.values())
@@ -59,7 +51,7 @@ class Composer:
         order = np.argsort(keys)
         composed = np.array([ord(each) for each in facts.pairs.values()], np.int32)
         self._changing, self._ranks = CodePointTable(changing), CodePointTable(facts.ranks)
-        self._rows, self._parts = CodePointTable(rows), tf.constant(parts)
+        self._decomposed = CodePointMap(facts.decompositions)
         self._keys, self._composed = tf.constant(keys[order]), tf.constant(composed[order])
 
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
@@ -69,7 +61,7 @@ class Composer:
 
     def _normalized(self, decoded: tf.RaggedTensor) -> tf.Tensor:
         code_points, owners = self._decomposed(decoded.values, decoded.value_rowids())
-        code_points, owners, ranks = self._ordered(code_points, owners)
+        code_points, ranks = ordered(code_points, owners, self._ranks)
 
         def step(going, code_points, owners, ranks):
             code_points, left = self._composed_once(code_points, owners, ranks)
@@ -85,25 +77,6 @@ class Composer:
         )
         rows = tf.RaggedTensor.from_value_rowids(code_points, owners, decoded.nrows(), validate=False)
         return tf.strings.unicode_encode(rows, "UTF-8")
-
-    def _decomposed(self, code_points: tf.Tensor, owners: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """int32 [C] and the texts they are of, int64 [C] -> the same of all parts."""
-        rows = self._rows(code_points)
-        parts = tf.gather(self._parts, rows)  # [C, parts], -1 where there is none
-        itself = tf.pad(code_points[:, tf.newaxis], [[0, 0], [0, parts.shape[1] - 1]], constant_values=-1)
-        parts = tf.where((rows > 0)[:, tf.newaxis], parts, itself)
-        is_part = parts >= 0
-        owners = tf.repeat(owners, tf.reduce_sum(tf.cast(is_part, tf.int32), axis=1))
-        return tf.boolean_mask(parts, is_part), owners
-
-    def _ordered(self, code_points: tf.Tensor, owners: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The marks after each starter by their rank, those of one rank as they came; and all ranks."""
-        ranks = tf.cast(self._ranks(code_points), tf.int64)
-        size = tf.size(code_points, tf.int64)
-        begins = (ranks == 0) | (owners != _before(owners, -1))
-        segments = tf.cumsum(tf.cast(begins, tf.int64))
-        places = tf.sort((segments * 256 + ranks) * size + tf.range(size)) % size
-        return tf.gather(code_points, places), owners, tf.gather(ranks, places)
 
     def _composed_once(self, code_points, owners, ranks) -> tuple[tf.Tensor, tf.Tensor]:
         """One round: each starter with the first character that it can take; and which ones are left."""
@@ -128,6 +101,19 @@ class Composer:
         return code_points, ~taken
 
 
+def ordered(code_points: tf.Tensor, owners: tf.Tensor, table: CodePointTable) -> tuple[tf.Tensor, tf.Tensor]:
+    """The marks after each starter by their rank, those of one rank as they came; and all ranks, int64 [C].
+
+    Unicode's canonical ordering (D109); `table` is of `Composition.ranks`.
+    """
+    ranks = tf.cast(table(code_points), tf.int64)
+    size = tf.size(code_points, tf.int64)
+    begins = (ranks == 0) | (owners != _before(owners, -1))
+    segments = tf.cumsum(tf.cast(begins, tf.int64))
+    places = tf.sort((segments * 256 + ranks) * size + tf.range(size)) % size
+    return tf.gather(code_points, places), tf.gather(ranks, places)
+
+
 def _before(values: tf.Tensor, first: int) -> tf.Tensor:
     """The value before each; `first` before the first."""
     return tf.pad(values, [[1, 0]], constant_values=first)[:-1]
@@ -141,7 +127,7 @@ def read_composition() -> Composition:
         InputError: rules of another kind than those of every version of Unicode until now.
     """
     characters = list(map(chr, np.r_[1:0xD800, 0xE000:0x40000, 0xE0000:0xF0000]))
-    split = _normalized(normalizers.NFD(), characters)
+    split = normalized_apart(normalizers.NFD(), characters)
     decompositions = {each: parts for each, parts in zip(characters, split, strict=True) if parts != each}
     ranks = _ranks([each for each in characters if each not in decompositions])
     return Composition(decompositions, ranks, _pairs(decompositions, ranks))
@@ -149,10 +135,10 @@ def read_composition() -> Composition:
 
 def _pairs(decompositions: dict[str, str], ranks: np.ndarray) -> dict[tuple[str, str], str]:
     compose = normalizers.NFC()
-    composed = _normalized(compose, decompositions)
+    composed = normalized_apart(compose, decompositions)
     # Others are excluded from composition: normal form C takes them apart.
     composites = [each for each, found in zip(decompositions, composed, strict=True) if found == each]
-    firsts = _normalized(compose, [decompositions[each][:-1] for each in composites])
+    firsts = normalized_apart(compose, [decompositions[each][:-1] for each in composites])
     pairs = {(first, decompositions[each][-1]): each for first, each in zip(firsts, composites, strict=True)}
     seconds = {second for _, second in pairs if ranks[ord(second)] == 0}
     # Rounds are right as long as what a starter takes does not itself take something.
@@ -164,8 +150,8 @@ def _pairs(decompositions: dict[str, str], ranks: np.ndarray) -> dict[tuple[str,
 def _ranks(characters: list[str]) -> np.ndarray:
     """uint8 [0x110000]: combining classes as numbers from 1 on; two swap when the second one's is lower."""
     decompose = normalizers.NFD()
-    lower = _normalized(decompose, [each + LOWEST for each in characters])
-    higher = _normalized(decompose, [HIGHEST + each for each in characters])
+    lower = normalized_apart(decompose, [each + LOWEST for each in characters])
+    higher = normalized_apart(decompose, [HIGHEST + each for each in characters])
     marks = [
         each
         for each, low, high in zip(characters, lower, higher, strict=True)
@@ -173,7 +159,7 @@ def _ranks(characters: list[str]) -> np.ndarray:
     ]
     # One mark of every class; Python's Unicode is only asked which these are.
     probes = sorted({unicodedata.combining(each): each for each in marks}.values())
-    swapped = _normalized(decompose, [each + probe for each in marks for probe in probes])
+    swapped = normalized_apart(decompose, [each + probe for each in marks for probe in probes])
     wanted = [probe + each for each in marks for probe in probes]
     same = [each == probe for each in marks for probe in probes]
     is_lower = np.array(
@@ -184,5 +170,9 @@ def _ranks(characters: list[str]) -> np.ndarray:
     return ranks
 
 
-def _normalized(normalizer, texts: Iterable[str]) -> list[str]:
-    return normalizer.normalize_str(SEPARATOR.join(texts)).split(SEPARATOR)
+def normalized_apart(normalizer, texts: Iterable[str], separator: str = SEPARATOR) -> list[str]:
+    """What `normalizer` makes of each text, asked once for all of them.
+
+    `separator`: a character that no text has or becomes, and that takes part in nothing.
+    """
+    return normalizer.normalize_str(separator.join(texts)).split(separator)

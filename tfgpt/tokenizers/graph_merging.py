@@ -1,8 +1,11 @@
 """Byte-pair merges for all pieces at once: Sennrich et al. 2016, algorithm 1, as `tokenizers` carries it out.
 
-Each different piece is encoded once, and one that is a token needs no merges. The others are bytes in a row;
-in each round every piece merges its pair of the lowest rank, wherever it has it, and leaves when it has none.
+Each different piece is encoded once, and one that is a token needs no merges. The others are symbols in a
+row; in each round every piece merges its pair of the lowest rank, wherever it has it, and leaves when it has
+none.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -39,18 +42,22 @@ def _hashes(pieces: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(pieces, np.iinfo(np.int64).max)
 
 
+Symbols = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
 class Merger:
     """Pieces to token ids.
 
     Args:
         whole: the pieces that are one token.
-        byte_ids: the token id of each of the 256 bytes.
+        symbols: pieces, string [P] -> what merging begins with: token ids, int32 [B], and the piece that each
+            is of, int32 [B], in order.
         merges: (left id, right id) -> (rank, merged id).
     """
 
-    def __init__(self, whole: dict[bytes, int], byte_ids: list[int], merges: dict[tuple[int, int], tuple]):
+    def __init__(self, whole: dict[bytes, int], symbols: Symbols, merges: dict[tuple[int, int], tuple]):
         self._whole = PieceIds(whole)
-        self._byte_ids = tf.constant(byte_ids, tf.int32)
+        self._symbols = symbols
         pairs = np.array(list(merges) or [(0, 0)], np.int64)
         ranks, merged = np.array(list(merges.values()) or [(NO_MERGE, 0)], np.int32).T
         keys = pairs[:, 0] << 32 | pairs[:, 1]
@@ -78,10 +85,7 @@ class Merger:
 
     def _merge(self, pieces: tf.Tensor) -> tf.RaggedTensor:
         """string [P] -> int32 [P, (tokens)], by merging alone."""
-        lengths = tf.strings.length(pieces)
-        text = tf.io.decode_raw(tf.strings.reduce_join(pieces), tf.uint8)  # [B]
-        symbols = tf.gather(self._byte_ids, tf.cast(text, tf.int32))
-        owners = tf.repeat(tf.range(tf.size(pieces)), lengths)  # [B], the piece of each symbol
+        symbols, owners = self._symbols(pieces)
         places = tf.range(tf.size(symbols))
         done = tf.TensorArray(tf.int64, 1, dynamic_size=True, infer_shape=False, element_shape=[None])
 

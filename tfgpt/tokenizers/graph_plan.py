@@ -27,6 +27,7 @@ class Splitting(enum.Enum):
 
     GPT2 = "the regular expression of GPT-2's encoder.py"
     O200K = "the regular expression of o200k (gpt-oss)"
+    BERT = "white space and punctuation (BERT's pre-tokenizer, in GPT-1)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +37,20 @@ class GraphPlan:
     Fields:
         splitting: the regular expression of the pre-tokenizer.
         add_prefix_space: whether text that does not begin with a space gets one.
-        compose: whether text is brought to Unicode's normal form C.
+        normalizer: `None`, or as tokenizer.json states it: NFC or BertNormalizer with its options.
         ignore_merges: whether a piece that is a token is that token, whatever the merges say.
+        end_of_word: what the token of a word's last character ends with; `None` where BPE is of bytes.
+        unknown_token: what a character that has no token becomes; `None` for nothing, and for bytes.
         added_tokens: content to id of the tokens searched for in the text as it is, and of those searched
             for after normalization.
     """
 
     splitting: Splitting
     add_prefix_space: bool
-    compose: bool
+    normalizer: dict | None
     ignore_merges: bool
+    end_of_word: str | None
+    unknown_token: str | None
     added_tokens: tuple[dict[str, int], dict[str, int]]
 
 
@@ -53,7 +58,7 @@ def read_plan(backend: tokenizers.Tokenizer, allow_special: bool = True) -> Grap
     """The plan of `backend`, from its own description.
 
     Args:
-        backend: a byte-level BPE tokenizer.
+        backend: a BPE tokenizer.
         allow_special: False leaves special tokens in the text unrecognized, as `Tokenizer.encode` does.
 
     Raises:
@@ -64,17 +69,20 @@ def read_plan(backend: tokenizers.Tokenizer, allow_special: bool = True) -> Grap
         if state.get(name) is not None:
             raise refusal(f"stored {name}", "none; call no_truncation() and no_padding() on the tokenizer")
     normalizer = state.get("normalizer")
-    if normalizer not in (None, {"type": "NFC"}):
-        raise refusal(f"normalizer {normalizer.get('type')}", "none or NFC")
+    if normalizer and normalizer.get("type") not in ("NFC", "BertNormalizer"):
+        raise refusal(f"normalizer {normalizer.get('type')}", "none, NFC or BERT's")
     model = state["model"]
-    _check_model(model)
     splitting, add_prefix_space = _read_pre_tokenizer(state.get("pre_tokenizer"))
+    of_characters = splitting is Splitting.BERT
+    _check_model(model, of_characters)
     return GraphPlan(
         splitting=splitting,
         add_prefix_space=add_prefix_space,
-        compose=normalizer is not None,
+        normalizer=normalizer,
         ignore_merges=bool(model.get("ignore_merges")),
-        added_tokens=_read_added_tokens(state.get("added_tokens", []), allow_special, normalizer is not None),
+        end_of_word=(model.get("end_of_word_suffix") or "") if of_characters else None,
+        unknown_token=model.get("unk_token") if of_characters else None,
+        added_tokens=_read_added_tokens(state.get("added_tokens", []), allow_special, backend.normalizer),
     )
 
 
@@ -85,25 +93,30 @@ def refusal(found: str, expected: str) -> InputError:
     )
 
 
-def _check_model(model: dict) -> None:
+def _check_model(model: dict, of_characters: bool) -> None:
     if model.get("type", "BPE") != "BPE":
-        raise refusal(f"a {model['type']} model", "byte-level BPE or a CharacterTokenizer")
-    # An unknown token may be stated: it never comes up where every byte is in the vocabulary, as is checked.
-    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        raise refusal(f"a {model['type']} model", "BPE or a CharacterTokenizer")
+    # An unknown token may be stated of bytes: it never comes up where each has a token, as is checked.
+    others = ("fuse_unk",) if of_characters else ("end_of_word_suffix",)
+    for name in ("dropout", "continuing_subword_prefix", "byte_fallback", *others):
         if model.get(name):
-            raise refusal(f"{name} {model[name]!r} in its model", "byte-level BPE without it")
+            raise refusal(f"{name} {model[name]!r} in its model", "BPE without it")
 
 
 def _read_pre_tokenizer(description: dict | None) -> tuple[Splitting, bool]:
     """The regular expression, and whether a space is put before the text."""
     kind = description.get("type") if description else None
+    if kind == "BertPreTokenizer":
+        return Splitting.BERT, False
     if kind == "ByteLevel" and description.get("use_regex", True):
         return Splitting.GPT2, bool(description["add_prefix_space"])
     if kind == "Sequence" and len(description["pretokenizers"]) == 2:
         split, level = description["pretokenizers"]
         if split.get("type") == "Split" and level.get("type") == "ByteLevel":
             return _read_split(split, level)
-    raise refusal(f"pre-tokenizer {_outline(description)}", "ByteLevel, or o200k's Split with ByteLevel")
+    raise refusal(
+        f"pre-tokenizer {_outline(description)}", "ByteLevel, o200k's Split with ByteLevel, or BERT's"
+    )
 
 
 def _read_split(split: dict, level: dict) -> tuple[Splitting, bool]:
@@ -127,7 +140,7 @@ def _outline(description: dict | None) -> str:
 
 
 def _read_added_tokens(
-    added: list[dict], allow_special: bool, compose: bool
+    added: list[dict], allow_special: bool, normalizer: normalizers.Normalizer | None
 ) -> tuple[dict[str, int], dict[str, int]]:
     stages: tuple[dict[str, int], dict[str, int]] = ({}, {})
     ignored = []
@@ -139,8 +152,8 @@ def _read_added_tokens(
             ignored.append(token["content"])
             continue
         content = token["content"]
-        if token["normalized"] and compose:
-            content = normalizers.NFC().normalize_str(content)
+        if token["normalized"] and normalizer:
+            content = normalizer.normalize_str(content)
         stages[bool(token["normalized"])].setdefault(content, token["id"])
     # The library searches for special tokens even then, and passes over what it finds: a token that
     # overlaps one would be found here, and not there.

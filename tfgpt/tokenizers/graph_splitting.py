@@ -5,9 +5,11 @@ the library (`graph_characters`), and rules compare neighbours. C characters of 
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
+from tokenizers import pre_tokenizers
 
 from tfgpt.tokenizers.graph_characters import NUM_CODE_POINTS, CodePointTable, letter_variants, members
 from tfgpt.tokenizers.graph_plan import Splitting
@@ -46,10 +48,11 @@ class Splitter:
     """Cuts texts into the pieces that a pre-tokenizer makes of them."""
 
     def __init__(self, splitting: Splitting):
-        gpt2 = splitting is Splitting.GPT2
-        self._classes = CodePointTable(_gpt2_classes() if gpt2 else _o200k_classes())
-        self._contractions = CodePointTable(_contraction_letters(ignore_case=not gpt2))
-        self._starts = _gpt2_starts if gpt2 else _o200k_starts
+        make_classes, self._starts = _RULES[splitting]
+        self._classes = CodePointTable(make_classes())
+        self._spaces_are_pieces = splitting is not Splitting.BERT
+        ignore_case = splitting is Splitting.O200K
+        self._contractions = CodePointTable(_contraction_letters(ignore_case))
 
     def __call__(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """Strings [S] -> pieces, string [S, (pieces)]. What is no UTF-8 becomes U+FFFD, as in Python."""
@@ -68,7 +71,11 @@ class Splitter:
         )
         # A text begins with a piece, so the pieces before it are those that begin before it.
         text_splits = tf.searchsorted(places, splits, out_type=tf.int64)
-        return tf.RaggedTensor.from_row_splits(pieces, text_splits, validate=False)
+        rows = tf.RaggedTensor.from_row_splits(pieces, text_splits, validate=False)
+        if self._spaces_are_pieces:
+            return rows
+        is_kept = tf.gather(characters.classes, places) != SPACE
+        return tf.ragged.boolean_mask(rows, rows.with_values(is_kept))
 
 
 def _gpt2_classes() -> np.ndarray:
@@ -207,6 +214,33 @@ def _word_ends(classes: tf.Tensor, boundary: tf.Tensor) -> tuple[tf.Tensor, tf.T
     mixed = tf.where(given_back > places, given_back, 0)
     mixed = tf.where(goes_on, tf.gather(lower_end, upper_end), mixed)
     return mixed, tf.where(upper_end > places, upper_end, 0)
+
+
+@functools.cache
+def _bert_classes() -> np.ndarray:
+    """Read off the library: between two letters, a character is cut off, dropped or part of their word."""
+    code_points = np.r_[0:0xD800, 0xE000:0x40000, 0xE0000:0xF0000]  # As in `class_runs`.
+    text = "a" + "a".join(map(chr, code_points)) + "a"
+    within = np.full(len(text), SPACE, np.uint8)
+    for _, (first, last) in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text):
+        within[first:last] = OTHER if last - first == 1 else LETTER
+    classes = np.full(NUM_CODE_POINTS, LETTER, np.uint8)
+    classes[code_points] = within[1::2]
+    return classes
+
+
+def _bert_starts(characters: Characters, contractions: tf.Tensor) -> tf.Tensor:
+    """bool [C]: runs of white space, and of what is neither that nor punctuation; each punctuation alone."""
+    del contractions
+    classes = characters.classes
+    return characters.first | (classes != _before(classes)) | (classes == OTHER)
+
+
+_RULES = {
+    Splitting.GPT2: (_gpt2_classes, _gpt2_starts),
+    Splitting.O200K: (_o200k_classes, _o200k_starts),
+    Splitting.BERT: (_bert_classes, _bert_starts),
+}
 
 
 def _has(classes: tf.Tensor, bits: int) -> tf.Tensor:
