@@ -35,7 +35,7 @@ OPSET, IR_VERSION = 17, 8
 def refusal(tokenizer: Tokenizer) -> str | None:
     """Why the operators cannot be this tokenizer; `None` where they are."""
     if not isinstance(tokenizer, BytePairTokenizer):
-        return f"the operators are byte-level BPE, the tokenizer is a {type(tokenizer).__name__}"
+        return f"the operators are byte-level BPE, the tokenizer is of the class {type(tokenizer).__name__}"
     try:
         plan = read_plan(tokenizer.backend)
     except InputError as error:
@@ -44,8 +44,8 @@ def refusal(tokenizer: Tokenizer) -> str | None:
         return f"the operator cuts text by the regular expression of GPT-2, not by {plan.splitting.value}"
     if plan.add_prefix_space:
         return "the operator puts no space before a text"
-    if plan.compose:
-        return "the operator does not normalize text (NFC)"
+    if plan.normalizer:
+        return f"the operator does not normalize text ({plan.normalizer['type']})"
     if tokenizer.missing_bytes:
         return f"{len(tokenizer.missing_bytes)} of 256 bytes are not in the vocabulary"
     return _refused_vocabulary(tokenizer)
