@@ -104,6 +104,13 @@ def nearest(blocks: np.ndarray, form: BlockFormat) -> tuple[np.ndarray, np.ndarr
     return rounded_by(blocks, scales, form), scales
 
 
+def nearest_by_row(blocks: np.ndarray, form: BlockFormat) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, with one scale for all blocks of a row, so that it can be read without blocks as well."""
+    largest = np.abs(blocks).max(axis=(1, 2), keepdims=True)[:, :, 0]
+    scales = np.broadcast_to(largest / np.float32(127), blocks.shape[:2]).copy()
+    return rounded_by(blocks, scales, form), scales
+
+
 def searched(blocks: np.ndarray, form: BlockFormat) -> tuple[np.ndarray, np.ndarray]:
     """As `nearest`, with the scale that loses least: the sum of squared errors of each block decides.
 

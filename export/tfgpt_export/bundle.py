@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tfgpt.serving.export_directory import ENGINE_OF_PRECISION, FILE_OF_PRECISION
+from tfgpt.serving.export_directory import ENGINE_OF_PRECISION, FILE_OF_PRECISION, PROMPTS_OF_PRECISION
 from tfgpt_export.checksums import files_in
 
 # The precisions that are written, and where.
@@ -24,11 +24,24 @@ def graphs_in(export_dir: Path) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
+def prompts_name(precision: str) -> str:
+    """What comparisons call the engine's graph for long prompts."""
+    return f"{precision}_prompts"
+
+
+def prompts_of(export_dir: Path, precision: str) -> Path | None:
+    """The engine's graph for long prompts, where there is one."""
+    name = PROMPTS_OF_PRECISION.get(precision)
+    path = None if name is None else export_dir / "onnx" / name
+    return path if path is not None and path.is_file() else None
+
+
 def artifact_sizes(export_dir: Path) -> dict[str, int]:
     """Bytes of each artifact, all of its files together."""
     parts = {name: [path, data_of(path)] for name, path in graphs_in(export_dir).items()}
-    for name in parts.keys() & ENGINE_OF_PRECISION.keys():
-        parts[name].append(export_dir / "onnx" / ENGINE_OF_PRECISION[name])
+    for others in (ENGINE_OF_PRECISION, PROMPTS_OF_PRECISION):
+        for name in parts.keys() & others.keys():
+            parts[name].append(export_dir / "onnx" / others[name])
     parts["saved_model"] = files_in(export_dir / SAVED_MODEL)
     sizes = {
         name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()

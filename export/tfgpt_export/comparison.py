@@ -5,12 +5,14 @@ misses, the first being the first thing wrong. `reference` is a `KerasReference`
 `runner` one of `tfgpt_export.runners`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfgpt.serving import Session
+from tfgpt_export.bundle import prompts_name
 from tfgpt_export.gates import Gates, broken_limits
 from tfgpt_export.greedy import Run, compare_greedy, greedy_tokens
+from tfgpt_export.runners import PromptRunner
 
 ENGINE = "tfgpt's engine"
 
@@ -43,6 +45,12 @@ def compare_predictions(name: str, reference, runner, gates: Gates) -> dict:
         "limits": gates.predictions,
         **agreement.to_dict(),
     }
+
+
+def compare_prompts(precision: str, path: Path, reference, gates_of: Callable[[str], Gates]) -> dict:
+    """What the engine's graph for long prompts predicts on text."""
+    name = prompts_name(precision)
+    return compare_predictions(name, reference, PromptRunner(path), gates_of(name))
 
 
 def compare_generation(name: str, reference, run: Run, gates: Gates, client: str | None = None) -> dict:

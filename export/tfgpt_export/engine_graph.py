@@ -61,7 +61,7 @@ def engine_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(nodes) == len(graph.node):
         raise LoweringError(f"found no {ATTENTION} in the graph, expected one for each layer")
     nodes = _with_angles(graph, nodes)
-    head = _head(nodes)
+    head = head_of(nodes)
     hidden = f"{head.input[0]}.wanted"
     chosen = helper.make_node("Gather", [head.input[0], "logits_indices"], [hidden], name=hidden, axis=1)
     nodes.insert(nodes.index(head), chosen)
@@ -114,7 +114,7 @@ def _with_angles(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> list[on
     return [*lookups.values(), *rotated]
 
 
-def _head(nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
+def head_of(nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
     """The product that makes the logits, a bias and changes of type behind it."""
     producers = {output: node for node in nodes for output in node.output}
     node = producers.get("logits")

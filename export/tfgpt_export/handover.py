@@ -99,10 +99,11 @@ def _files(directory: Path, files: dict[str, Path], sizes: dict[str, int]) -> li
         beside = f" + `{data.name}`, which must stay beside it" if data.exists() else ""
         lines.append(f"| `{place}`{beside} | {sizes[name] / 1e6:,.1f} MB | {TITLES.get(name, name)} |")
         covered += [path, data]
-    for path in sorted((directory / "onnx").glob("engine*.onnx")):
-        place = path.relative_to(directory).as_posix()
-        size = path.stat().st_size
-        lines.append(f"| `{place}` | {size / 1e6:,.1f} MB | the same for tfgpt's own engine alone |")
+    for pattern, purpose in (("engine*.onnx", ""), ("prompts*.onnx", ", for long prompts")):
+        for path in sorted((directory / "onnx").glob(pattern)):
+            place = path.relative_to(directory).as_posix()
+            size = f"{path.stat().st_size / 1e6:,.1f} MB"
+            lines.append(f"| `{place}` | {size} | the same for tfgpt's own engine alone{purpose} |")
     for path in files_in(directory):
         place = path.relative_to(directory).as_posix()
         if place in PURPOSES and path not in covered:

@@ -21,11 +21,13 @@ class QuantizationPlan:
     """Which weights are stored in blocks, and how.
 
     `forms`: how each of them is stored. `transposed`: those `[in, out]` that are stored by output column,
-    `[out, blocks, bytes]`; the others are tables `[rows, in]` that are stored by row already.
+    `[out, blocks, bytes]`; the others are tables `[rows, in]` that are stored by row already. `by_row`: those
+    of 8 bits whose blocks share one scale for each output column, for `prompt_graph.py`.
     """
 
     forms: dict[str, BlockFormat] = field(default_factory=dict)
     transposed: set[str] = field(default_factory=set)
+    by_row: set[str] = field(default_factory=set)
 
     def tensors(
         self, name: str, read: Callable[[], np.ndarray], calibration: Calibration | None = None
@@ -39,7 +41,8 @@ class QuantizationPlan:
         stored = weight.T if name in self.transposed else weight
         moments = None if calibration is None or form.bits == 8 else calibration.moments(name)
         if moments is None:
-            packed, scales = blocks.quantize_blocks(stored, form, ROUNDING[form.bits])
+            rounding = blocks.nearest_by_row if name in self.by_row else ROUNDING[form.bits]
+            packed, scales = blocks.quantize_blocks(stored, form, rounding)
         else:
             packed, scales = calibrated(stored, moments, form)
         yield quantized_name(name, form), packed

@@ -4,8 +4,10 @@
     Transpose(table), MatMul    ->  MatMulNBits(x, table_q, scales)              the tied head
     Gather(table, ids)          ->  GatherBlockQuantized(table_q, ids, scales)   the same bytes, stored once
 
-`blocks.py` has the layout. Activations stay float32 in the graph; the kernel (accuracy level 4) rounds each
-block of a row to 8 bits by itself, so no row's numbers depend on the other rows of its batch.
+`blocks.py` has the layout. With 8 bits the blocks of an output column share one scale, but for the head and
+the table: `prompt_graph.py` reads such a weight as one matrix. Activations stay float32 in the graph; the
+kernel (accuracy level 4) rounds each block of a row to 8 bits by itself, so no row's numbers depend on the
+other rows of its batch.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from onnx import helper
 
 from tfgpt_export import signature
 from tfgpt_export.blocks import BlockFormat
+from tfgpt_export.engine_graph import head_of
 from tfgpt_export.lower import MICROSOFT
 from tfgpt_export.plan import QuantizationPlan, quantized_name, scales_name
 
@@ -49,6 +52,7 @@ class _Rewriter:
         for node in graph.node:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
+        self.head = head_of(list(graph.node))
         self.replacement: dict[str, list[onnx.NodeProto]] = {}  # by the first output of the node replaced
 
     def run(self) -> None:
@@ -72,6 +76,9 @@ class _Rewriter:
     def _product(self, node: onnx.NodeProto, weight: str) -> None:
         self.plan.forms[weight] = self.form_of(weight)
         self.plan.transposed.add(weight)
+        form, width = self.plan.forms[weight], self.shapes[weight][0]
+        if form.bits == 8 and width % form.block_size == 0 and node is not self.head:
+            self.plan.by_row.add(weight)
         bias = self._bias_after(node)
         output = node.output[0] if bias is None else bias.output[0]
         # The product stands where the addition stood: its bias must be one of the weights, so order holds.

@@ -14,12 +14,19 @@ from tfgpt._version import __version__
 from tfgpt.errors import InputError
 from tfgpt.files import read_json
 from tfgpt.generation.loop import generate
+from tfgpt.serving.engine_graph import engine_runs_here
 from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISION
 from tfgpt.serving.graph import load_graph
 from tfgpt_export import clients
-from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_of
 from tfgpt_export.checksums import compare_checksums
-from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions, sessions
+from tfgpt_export.comparison import (
+    compare_generation,
+    compare_numbers,
+    compare_predictions,
+    compare_prompts,
+    sessions,
+)
 from tfgpt_export.gates import Gates, gates_again, gates_of, is_lossless
 from tfgpt_export.greedy import compare_greedy
 from tfgpt_export.reference_file import REFERENCE_FILE, read_reference
@@ -122,6 +129,9 @@ def _onnx_entries(name: str, export_dir: Path, reference, progress) -> list[dict
         progress(f"{name}: greedy tokens")
         for client, run in sessions(export_dir, name):
             entries.append(compare_generation(name, reference, run, gates, client))
+        if (path := prompts_of(export_dir, name)) and engine_runs_here():
+            progress(f"{name}: long prompts")
+            entries.append(compare_prompts(name, path, reference, lambda each: _gates(each, reference)))
         return entries
     except (InputError, FloatingPointError) as error:
         return [{"artifact": name, "kind": "unusable", "failures": [f"{name}: {error}"]}]

@@ -2,10 +2,13 @@
 
 from tfgpt_export.gates import NOT_JUDGED, is_lossless
 
+# The kind of an entry on a file that missed its gates and is not in the export.
+LEFT_OUT = "left out"
 TITLES = {
     "fp32": "ONNX, float32",
     "fp16": "ONNX, float16",
     "int8": "ONNX, 8-bit weights",
+    "int8_prompts": "ONNX, 8-bit weights, for long prompts",
     "int4": "ONNX, 4-bit weights",
     "portable": "ONNX, float32, standard operators",
     "saved_model": "TensorFlow SavedModel",
@@ -53,7 +56,7 @@ def is_judged(entry: dict) -> bool:
         return bool(entry["limits"])
     if entry["kind"] == "generation":
         return entry.get("limit") != NOT_JUDGED
-    return entry["kind"] != "layers"
+    return entry["kind"] not in ("layers", LEFT_OUT)
 
 
 def sentences(entry: dict) -> list[tuple[str, str]]:
@@ -79,6 +82,8 @@ def sentences(entry: dict) -> list[tuple[str, str]]:
         return [(f"probabilities of prompts side by side in {entry['client']}", worst), *failures]
     if entry["kind"] == "predictions":
         return [(f"predictions at {entry['positions']:,} positions", _predictions(entry)), *failures]
+    if entry["kind"] == LEFT_OUT:
+        return [("predictions", f"not in this export: {entry['reason']}")]
     if entry["kind"] == "loop in the graph":
         found = ", ".join(f"{number} {name}" for name, number in entry["tokens"].items())
         return [("tokens by the loop in its graph", f"{found}, all as Keras's"), *failures]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfgpt.serving.engine_graph import EngineCache, Feed, load_engine_graph
 from tfgpt.serving.graph import load_graph
 from tfgpt_export.reference import Case
 
@@ -61,6 +62,22 @@ class OnnxRunner:
     def _empty(past, num_rows: int) -> np.ndarray:
         kind = np.float16 if past.type == "tensor(float16)" else np.float32
         return np.zeros((num_rows, past.shape[1], 0, past.shape[3]), kind)
+
+
+class PromptRunner:
+    """The engine's graph for long prompts, on whole rows."""
+
+    def __init__(self, path: Path):
+        """Raises InputError when onnxruntime cannot load it, or its inputs are others."""
+        self._graph = load_engine_graph(path)
+
+    def predict(self, token_ids: np.ndarray) -> np.ndarray:
+        """int64 `[rows, length]` -> float32 `[rows, length, vocabulary]`."""
+        num_rows, length = token_ids.shape
+        cache = EngineCache(self._graph)
+        cache.reserve(num_rows, length)
+        logits = cache.run([Feed(row, 0, ids.tolist(), length) for row, ids in enumerate(token_ids)])
+        return logits.astype(np.float32).reshape(num_rows, length, -1)
 
 
 class SavedModelRunner:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ import onnx
 from tfgpt.checkpoints.readers import TensorReader
 from tfgpt.checkpoints.translate import read_weights
 from tfgpt.models.causal_lm import CausalLM
-from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
+from tfgpt.serving.export_directory import ENGINE_OF_PRECISION, PROMPTS_OF_PRECISION
 from tfgpt_export import half
 from tfgpt_export.bundle import GRAPHS, SAVED_MODEL
 from tfgpt_export.calibrate import Calibration
@@ -18,6 +19,7 @@ from tfgpt_export.convert import convert, operator_counts
 from tfgpt_export.engine_graph import engine_graph
 from tfgpt_export.lowering import PORTABLE
 from tfgpt_export.plan import BITS, form_chooser
+from tfgpt_export.prompt_graph import prompt_graph
 from tfgpt_export.quantize import quantize_graph
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.saved_model import graph_tokenizer, write_saved_model
@@ -98,15 +100,22 @@ def engine_stage(artifact: Artifact) -> Artifact:
     """Each ONNX file -> the graph that our own engine runs, over the same weights.
 
     A model that is one file is small, and its engine graph is one file too, with the weights in it again:
-    onnxruntime reads shared weights from a data file alone.
+    onnxruntime reads shared weights from a data file alone. With 8 bits there is one more, for long prompts.
     """
     for precision in artifact.recipe.precisions:
         path = artifact.files[precision]
         model = engine_graph(onnx.load(path, load_external_data=False))
-        path = path.with_name(ENGINE_OF_PRECISION[precision])
-        path.write_bytes(model.SerializeToString())
-        onnx.checker.check_model(str(path))
+        _write_checked(model, path.with_name(ENGINE_OF_PRECISION[precision]))
+        if precision in PROMPTS_OF_PRECISION:
+            model = prompt_graph(model, artifact.plans[precision])
+            if model is not None:
+                _write_checked(model, path.with_name(PROMPTS_OF_PRECISION[precision]))
     return artifact
+
+
+def _write_checked(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path))
 
 
 def saved_model_stage(artifact: Artifact) -> Artifact:

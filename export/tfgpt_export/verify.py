@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tfgpt.generation.loop import generate
+from tfgpt_export.bundle import prompts_name, prompts_of
 from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions, sessions
 from tfgpt_export.gates import JUDGED, Gates, VerificationError, gates_of, is_lossless
 from tfgpt_export.keras_reference import KerasReference
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.reference import Answer, answer
-from tfgpt_export.reference_file import REFERENCE_FILE, write_reference
+from tfgpt_export.reference_file import REFERENCE_FILE, RecordedReference, write_reference
 from tfgpt_export.rounded import float_products_session, weights_of_file
-from tfgpt_export.runners import OnnxRunner, SavedModelRunner
+from tfgpt_export.runners import OnnxRunner, PromptRunner, SavedModelRunner
 from tfgpt_export.saved_model_checks import check_graph_generation, check_graph_text
 from tfgpt_export.tolerances import LOSSLESS, WEIGHT_CHANGE
 
@@ -99,17 +100,20 @@ class Verifier:
         }
         for name, path in artifact.files.items():
             if not is_lossless(name):
-                found = recorded.agreement(OnnxRunner.open(path).predict).to_dict()
-                measured = {measure: found[measure] for measure in JUDGED}
-                recorded.measured[name] = {**measured, "greedy": shares[name]}
+                found = _measured(recorded, OnnxRunner.open(path))
+                recorded.measured[name] = found | {"greedy": shares[name]}
+            if prompts := prompts_of(artifact.output, name):
+                found = _measured(recorded, PromptRunner(prompts))
+                recorded.measured[prompts_name(name)] = found | {"greedy": shares[name]}
         write_reference(recorded, artifact.output / REFERENCE_FILE)
 
-    def _gates(self, name: str) -> Gates:
+    def gates(self, name: str) -> Gates:
+        """What an artifact may differ by from Keras."""
         return gates_of(name, self.reference.text_is_given)
 
     def _compare(self, name: str, runner) -> Iterator[dict]:
-        yield passed(compare_numbers(name, self.reference, runner, self._gates(name)))
-        yield passed(compare_predictions(name, self.reference, runner, self._gates(name)))
+        yield passed(compare_numbers(name, self.reference, runner, self.gates(name)))
+        yield passed(compare_predictions(name, self.reference, runner, self.gates(name)))
 
     def _compare_rounded(self, name: str, artifact: Artifact) -> dict:
         """The arithmetic apart from the rounding: Keras computes with the weights that the file has."""
@@ -126,7 +130,7 @@ class Verifier:
         return {**entry, "kind": "rounded", "failures": failures, "largest_change_of_a_weight": largest}
 
     def _compare_generation(self, name: str, run, client: str | None = None) -> dict:
-        return passed(compare_generation(name, self.reference, run, self._gates(name), client))
+        return passed(compare_generation(name, self.reference, run, self.gates(name), client))
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,11 @@ class RoundedReference:
     """Keras's answers with the weights of a quantized file."""
 
     answers: list[Answer]
+
+
+def _measured(recorded: RecordedReference, runner) -> dict[str, float]:
+    found = recorded.agreement(runner.predict).to_dict()
+    return {measure: found[measure] for measure in JUDGED}
 
 
 def changed_too_much(name: str, changes: dict[str, float]) -> list[str]:

@@ -36,6 +36,7 @@ def test_the_reports_say_what_was_compared(exported):
         ("int4", "layers"),
         ("int4", "predictions"),
         ("fp32", "engine"),
+        ("int8_prompts", "predictions"),
         ("saved_model", "lossless"),
         ("saved_model", "predictions"),
         ("saved_model", "generation"),

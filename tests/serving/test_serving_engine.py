@@ -1,16 +1,19 @@
 """The engine over a hand-made graph, against the same network in NumPy, which computes texts as a whole."""
 
 import dataclasses
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
 import tfgpt.serving.engine as engine_module
+import tfgpt.serving.export_directory as export_directory
 import tfgpt.serving.session as session_module
 from tfgpt.errors import InputError
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.serving import Session
+from tfgpt.serving.engine_graph import load_engine_graph
 
 PROMPTS = [[5, 17, 80, 3], [44], list(range(20, 41)), [9, 9], [1, 2]]
 GREEDY = GenerationOptions(max_new_tokens=12, end_of_text_ids=())
@@ -246,3 +249,106 @@ def test_a_graph_that_is_none_of_the_engine(directory, tiny, tmp_path):
     (tmp_path / "onnx" / "engine.onnx").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot load"):
         Session.open(tmp_path)
+
+
+# --- a graph of their own for long prompts ---
+
+
+LONG = 8
+
+
+@pytest.fixture
+def with_prompts(directory, monkeypatch):
+    """A session whose prompts of at least 8 tokens have a graph of their own: the same network once more."""
+    monkeypatch.setattr(engine_module, "LONG_PROMPT", LONG)
+    loaded = []
+
+    def load():
+        loaded.append(load_engine_graph(directory / "onnx" / "engine.onnx"))
+        return loaded[-1]
+
+    session = Session.open(directory)
+    session.engine._load_prompts = load
+    return session, loaded
+
+
+def fed(engine, monkeypatch):
+    """The runs to come: (the graph, the feeds)."""
+    runs, run = [], engine._cache.run
+
+    def spy(feeds, graph):
+        runs.append((graph, feeds))
+        return run(feeds, graph)
+
+    monkeypatch.setattr(engine._cache, "run", spy)
+    return runs
+
+
+def test_the_graph_for_long_prompts_is_loaded_by_the_first_of_them(with_prompts, tiny):
+    session, loaded = with_prompts
+    assert session.generate([1] * (LONG - 1), GREEDY)[0].token_ids == tiny.greedy([1] * (LONG - 1), 12)
+    assert not loaded
+    for prompt in ([1] * LONG, PROMPTS[2]):
+        assert session.generate(prompt, GREEDY)[0].token_ids == tiny.greedy(prompt, 12)
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 20])
+def test_what_a_token_is_computed_by_depends_on_its_row_alone(with_prompts, tiny, monkeypatch, chunk):
+    """However chunks end: all of a long prompt by its graph, all else by the other."""
+    session, loaded = with_prompts
+    monkeypatch.setattr(engine_module, "LARGEST_CHUNK", chunk)
+    monkeypatch.setattr(engine_module, "SMALLEST_CHUNK", chunk)
+    runs = fed(session.engine, monkeypatch)
+    options = dataclasses.replace(GREEDY, speculate=3)
+    prompts = [*PROMPTS, list(range(30, 30 + LONG)), [7] * 25]
+    results = session.generate(prompts, options)
+    assert [result.token_ids for result in results] == [tiny.greedy(prompt, 12) for prompt in prompts]
+    long_rows = {row for row, prompt in enumerate(prompts) if len(prompt) >= LONG}
+    for graph, feeds in runs:
+        for feed in feeds:
+            in_prompt = feed.start < len(prompts[feed.row])
+            assert (graph is loaded[0]) == (in_prompt and feed.row in long_rows)
+            assert not in_prompt or feed.start + len(feed.token_ids) <= len(prompts[feed.row])
+    assert sum(graph is loaded[0] for graph, _ in runs) >= 1
+
+
+def test_no_guess_follows_the_last_token_of_a_prompt(with_prompts, tiny, monkeypatch):
+    """Where a chunk leaves one token of a prompt, guesses behind it would be of the other graph."""
+    session, loaded = with_prompts
+    monkeypatch.setattr(engine_module, "LARGEST_CHUNK", 12)
+    monkeypatch.setattr(engine_module, "SMALLEST_CHUNK", 12)
+    runs = fed(session.engine, monkeypatch)
+    [result] = session.generate([7] * 13, dataclasses.replace(GREEDY, speculate=3))
+    assert result.token_ids == tiny.greedy([7] * 13, 12)
+    lengths = [len(feed.token_ids) for graph, feeds in runs for feed in feeds if graph is loaded[0]]
+    assert lengths == [12, 1]
+
+
+def test_rows_that_decode_go_on_beside_long_prompts(with_prompts, tiny):
+    session, _ = with_prompts
+    requests = session.submit([PROMPTS[0]], GREEDY)
+    session.engine.step()
+    requests += session.submit([PROMPTS[2]], GREEDY)
+    before = session.engine.num_runs
+    session.engine.step()
+    assert session.engine.num_runs == before + 2
+    assert [request.row.num_new for request in requests] == [2, 1]
+    finish(session.engine)
+    assert requests[1].row.generation().token_ids == tiny.greedy(PROMPTS[2], 12)
+
+
+def test_a_damaged_or_foreign_graph_for_prompts(directory, tiny_gpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "LONG_PROMPT", LONG)
+    monkeypatch.setitem(export_directory.PROMPTS_OF_PRECISION, "fp32", "prompts.onnx")
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    (copy / "onnx/prompts.onnx").write_bytes(b"no graph")
+    session = Session.open(copy)
+    with pytest.raises(InputError, match=r"cannot load in .*prompts\.onnx"):
+        session.generate(PROMPTS[2], GREEDY)
+    assert session.generate(PROMPTS[0], GREEDY)[0].token_ids  # and goes on
+    assert Session.open(copy, prompt_graph=False).generate(PROMPTS[2], GREEDY)[0].token_ids
+    other = save_with_engine(tiny_gpt(num_layers=1), tmp_path / "other")
+    shutil.copy(other / "onnx/engine.onnx", copy / "onnx/prompts.onnx")
+    with pytest.raises(InputError, match="whose cache or vocabulary is not that of the engine's graph"):
+        Session.open(copy).generate(PROMPTS[2], GREEDY)

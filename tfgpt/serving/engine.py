@@ -8,10 +8,15 @@
 A step is one run of the graph: chunks of prompts, new tokens and guesses side by side. No row sees another;
 the only thing that a batch changes is the order of sums within attention, where one query and several go
 different ways (2e-7).
+
+Where there is a second graph, which reads many tokens faster and rounds activations in another way, prompts
+that are long take it from their first token to their last, in a run of their own: which graph a token takes
+depends on its own row alone, never on its batch-mates.
 """
 
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 
 from tfgpt.generation.guessing import GuessLength, guess
 from tfgpt.generation.row import Row
@@ -22,6 +27,9 @@ from tfgpt.serving.engine_graph import EngineCache, EngineGraph, Feed
 LARGEST_CHUNK = 256
 # What prompts may take of a step however many tokens the others need.
 SMALLEST_CHUNK = 64
+# From so many tokens on a prompt is worth the graph for long ones, which takes as long to load as it saves on
+# a dozen of them.
+LONG_PROMPT = 64
 # Logits of a prompt's tokens are wanted for their probabilities alone; so they never take more than this.
 LARGEST_LOGITS_BYTES = 64 * 2**20
 MOST_ROWS = 32
@@ -64,15 +72,26 @@ class Engine:
         graph: the engine's graph.
         context_length: prompt and new tokens of one row.
         most_rows: requests that run at once; more wait in line.
+        load_prompts: loads the graph for prompts of at least `LONG_PROMPT` tokens when the first one comes,
+            or None.
 
     `submit`, `advance` and `Request.cancel` may be called from any thread at any time, `step` by one alone.
     """
 
-    def __init__(self, graph: EngineGraph, context_length: int, most_rows: int = MOST_ROWS):
+    def __init__(
+        self,
+        graph: EngineGraph,
+        context_length: int,
+        most_rows: int = MOST_ROWS,
+        load_prompts: Callable[[], EngineGraph] | None = None,
+    ):
         self.vocabulary_size = graph.vocabulary_size
         self.context_length = context_length
         self.most_rows = most_rows
         self.num_runs = 0
+        self._graph = graph
+        self._load_prompts = load_prompts
+        self._prompts_graph: EngineGraph | None = None
         self._cache = EngineCache(graph)
         self._prompt_rows = max(1, LARGEST_LOGITS_BYTES // (4 * graph.vocabulary_size))
         self._waiting: deque[Request] = deque()
@@ -117,11 +136,27 @@ class Engine:
         if not work:
             return
         try:
-            logits = self._cache.run([feed for _, feed in work])  # [wanted, vocabulary]
+            for graph, part in self._by_graph(work):
+                self._run(graph, part)
         except Exception as error:
             for request in self._running:
                 request.failure = error
             raise
+
+    def _by_graph(
+        self, work: list[tuple[Request, Feed]]
+    ) -> Iterator[tuple[EngineGraph, list[tuple[Request, Feed]]]]:
+        """The work of a step, the short runs first, so that their tokens do not wait for long prompts."""
+        is_long = [self._load_prompts is not None and _is_long_prompt(*each) for each in work]
+        if others := [each for each, long in zip(work, is_long, strict=True) if not long]:
+            yield self._graph, others
+        if prompts := [each for each, long in zip(work, is_long, strict=True) if long]:
+            if self._prompts_graph is None:
+                self._prompts_graph = self._load_prompts()
+            yield self._prompts_graph, prompts
+
+    def _run(self, graph: EngineGraph, work: list[tuple[Request, Feed]]) -> None:
+        logits = self._cache.run([feed for _, feed in work], graph)  # [wanted, vocabulary]
         self.num_runs += 1
         first = 0
         for request, feed in work:
@@ -149,7 +184,7 @@ class Engine:
 
     def _plan(self) -> list[tuple[Request, Feed]]:
         """What each request is fed: decoding rows first, prompts share what is left of the step."""
-        decoding = [request for request in self._running if request._cached >= len(request.row.token_ids) - 1]
+        decoding = [request for request in self._running if _is_decoding(request)]
         work = [(request, _next_tokens(request)) for request in decoding]
         left = max(SMALLEST_CHUNK, LARGEST_CHUNK - sum(len(feed.token_ids) for _, feed in work))
         scored = self._prompt_rows
@@ -162,6 +197,15 @@ class Engine:
                 left -= len(feed.token_ids)
                 scored -= feed.wanted
         return work
+
+
+def _is_decoding(request: Request) -> bool:
+    """Whether the whole prompt is in the cache; its last token counts as prompt, wherever a chunk ended."""
+    return request._cached >= max(len(request.row.prompt), len(request.row.token_ids) - 1)
+
+
+def _is_long_prompt(request: Request, feed: Feed) -> bool:
+    return feed.start < len(request.row.prompt) >= LONG_PROMPT
 
 
 def _largest_feed(request: Request) -> int:

@@ -10,7 +10,8 @@
     OUT  logits                          float  [1, wanted, vocabulary]
     OUT  present.{i}.key|value           float  [rows, kv_heads, capacity, head_dim]     the same memory
 
-`tfgpt_export/engine_graph.py` makes it and draws how tokens and slots go together.
+`tfgpt_export/engine_graph.py` makes it and draws how tokens and slots go together. `prompt_graph.py` beside
+it makes one for long prompts of it, with the same contract over the same cache.
 """
 
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class EngineGraph:
     vocabulary_size: int
     dtype: type
     logits_dtype: type
+
+    @property
+    def contract(self) -> tuple:
+        """What two graphs must have in common to work on one cache."""
+        sizes = (self.num_key_value_heads, self.head_dim, self.vocabulary_size)
+        return (self.cache_names, *sizes, self.dtype, self.logits_dtype)
 
 
 def engine_runs_here() -> bool:
@@ -101,7 +108,7 @@ class Feed:
 
 
 class EngineCache:
-    """The buffers of all rows and the runs over them.
+    """The buffers of all rows and the runs over them, by any graph with the contract of `graph`.
 
     One buffer per layer and kind is bound as past and as present, so attention writes new slots in place.
     Rows and capacity grow when more are asked for; a slot takes memory only when it is written.
@@ -111,12 +118,9 @@ class EngineCache:
         self.num_rows = 0
         self.capacity = 0
         self._graph = graph
-        self._buffers: list[
-            np.ndarray
-        ] = []  # past.0.key, past.0.value, ...: [rows, kv_heads, capacity, head]
-        self._binding = None
-        self._bound: dict[str, np.ndarray] = {}
-        self._logits_memory = np.empty(0, graph.logits_dtype)
+        # past.0.key, past.0.value, ...: [rows, kv_heads, capacity, head]
+        self._buffers: list[np.ndarray] = []
+        self._runs: dict[EngineGraph, _Runs] = {}
 
     def reserve(self, num_rows: int, capacity: int) -> None:
         """Makes room for so many rows and slots; what is in the cache stays."""
@@ -124,7 +128,8 @@ class EngineCache:
             return
         self.num_rows, self.capacity = max(num_rows, self.num_rows), max(capacity, self.capacity)
         shape = (self.num_rows, self._graph.num_key_value_heads, self.capacity, self._graph.head_dim)
-        self._binding = None
+        for runs in self._runs.values():
+            runs.forget_buffers()
         old, self._buffers = self._buffers[::-1], []
         for _ in self._graph.cache_names:
             # Zeros are only mapped. One after the other, so that old and new are not held together.
@@ -133,15 +138,47 @@ class EngineCache:
                 before = old.pop()
                 self._buffers[-1][: before.shape[0], :, : before.shape[2]] = before
 
-    def run(self, feeds: list[Feed]) -> np.ndarray:
+    def run(self, feeds: list[Feed], graph: EngineGraph | None = None) -> np.ndarray:
         """Computes new tokens, at most one feed for each row.
 
+        Args:
+            graph: another one than that of `__init__`, with the same contract.
+
         Returns:
-            logits [wanted, vocabulary], feed after feed; valid until the next run.
+            logits [wanted, vocabulary], feed after feed; valid until this graph's next run.
+
+        Raises:
+            InputError: a graph with another contract.
         """
+        graph = graph or self._graph
+        if graph.contract != self._graph.contract:
+            raise InputError(
+                "found a graph for prompts whose cache or vocabulary is not that of the engine's graph, "
+                "expected both of one model; export it again"
+            )
+        if graph not in self._runs:
+            self._runs[graph] = _Runs(graph)
+        return self._runs[graph].run(feeds, self._buffers)
+
+
+class _Runs:
+    """The runs of one graph, with what is bound to it from one to the next."""
+
+    def __init__(self, graph: EngineGraph):
+        self._graph = graph
+        self._binding = None
+        self._bound: dict[str, np.ndarray] = {}
+        self._logits_memory = np.empty(0, graph.logits_dtype)
+
+    def forget_buffers(self) -> None:
+        """The cache has others now."""
+        self._binding = None
+
+    def run(self, feeds: list[Feed], buffers: list[np.ndarray]) -> np.ndarray:
+        """See `EngineCache.run`."""
         rows = 1 + max(feed.row for feed in feeds)
         if self._binding is None or self._bound["seqlens_k"].shape != (rows,):
-            self._bind_caches(rows)
+            self._bind_caches(rows, buffers)
         arrays = _arrays(feeds, rows)
         for name, array in arrays.items():
             bound = self._bound.get(name)
@@ -154,9 +191,9 @@ class EngineCache:
         self._graph.session.run_with_iobinding(self._binding)
         return logits
 
-    def _bind_caches(self, rows: int) -> None:
+    def _bind_caches(self, rows: int, buffers: list[np.ndarray]) -> None:
         self._binding, self._bound = self._graph.session.io_binding(), {}
-        for buffer, names in zip(self._buffers, self._graph.cache_names, strict=True):
+        for buffer, names in zip(buffers, self._graph.cache_names, strict=True):
             part = buffer[:rows]
             arguments = ("cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
             self._binding.bind_input(names[0], *arguments)

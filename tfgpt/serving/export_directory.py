@@ -7,6 +7,7 @@ exported/
   tokenizer.json           (may be missing: then prompts are token ids)
   onnx/model.onnx          fp32, and beside it the other precisions of `FILE_OF_PRECISION`
   onnx/engine.onnx         our own engine's graph of the same weights, and of the others (may be missing)
+  onnx/prompts_*.onnx      the engine's graph for long prompts, of int8 (may be missing)
 """
 
 import os
@@ -26,6 +27,8 @@ FILE_OF_PRECISION = {
 }
 # Beside each our own engine's graph, over the same data file; the name is none that other clients ask for.
 ENGINE_OF_PRECISION = {name: file.replace("model", "engine", 1) for name, file in FILE_OF_PRECISION.items()}
+# And the engine's graph for long prompts, where a precision has one of its own.
+PROMPTS_OF_PRECISION = {"int8": "prompts_quantized.onnx"}
 # As config.json of GPT-2 and GPT-J, of Neo and NeoX and most others, and of GPT-1 name it.
 CONTEXT_LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
 
@@ -38,6 +41,7 @@ class ExportDirectory:
         directory: the export itself.
         model_path: the graph of the precision asked for.
         engine_path: the engine's graph of that precision, or None: exports of others have none.
+        prompts_path: the engine's graph for long prompts, or None.
         context_length: prompt and new tokens of one row.
         vocabulary_size: as config.json says, or None.
         default_options: of generation_config.json, with the end-of-text ids wherever they stand.
@@ -46,6 +50,7 @@ class ExportDirectory:
     directory: Path
     model_path: Path
     engine_path: Path | None
+    prompts_path: Path | None
     context_length: int
     vocabulary_size: int | None
     default_options: GenerationOptions
@@ -70,7 +75,8 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
     return ExportDirectory(
         directory=directory,
         model_path=model_path,
-        engine_path=_if_there(model_path.with_name(ENGINE_OF_PRECISION[precision])),
+        engine_path=_if_there(model_path, ENGINE_OF_PRECISION[precision]),
+        prompts_path=_if_there(model_path, PROMPTS_OF_PRECISION.get(precision)),
         context_length=_context_length(directory, config, genai),
         vocabulary_size=_positive(directory / "config.json", config, "vocab_size"),
         default_options=_default_options(directory, generation),
@@ -94,8 +100,9 @@ def _model_path(directory: Path, precision: str) -> Path:
     raise InputError(f"found no onnx/*.onnx in {directory}, expected an export; make one with `tfgpt export`")
 
 
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None
+def _if_there(model_path: Path, name: str | None) -> Path | None:
+    path = None if name is None else model_path.with_name(name)
+    return path if path is not None and path.is_file() else None
 
 
 def _optional_json(path: Path) -> dict:

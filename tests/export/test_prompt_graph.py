@@ -1,0 +1,218 @@
+"""The engine's graph for long prompts: its products against NumPy, its contract, and what it predicts."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from tfgpt_export import export, tolerances
+from tfgpt_export.blocks import BlockFormat
+from tfgpt_export.checksums import CHECKSUMS
+from tfgpt_export.convert import operator_counts
+from tfgpt_export.lower import MICROSOFT
+from tfgpt_export.plan import QuantizationPlan
+from tfgpt_export.prompt_graph import prompt_graph
+from tfgpt_export.recheck import verify_export
+
+from tfgpt.config import ModelConfig
+from tfgpt.generation.options import GenerationOptions
+from tfgpt.models.causal_lm import CausalLM
+from tfgpt.serving import Session
+from tfgpt.serving.engine import LONG_PROMPT
+
+LAYERS, VOCABULARY, CONTEXT = 2, 97, 160
+WIDTH, OUT = 64, 48
+
+
+# --- one product ---
+
+
+def product(rng, with_bias):
+    """A graph of one product with 8-bit weights, its plan, and the weight and bias that it stands for."""
+    form, plan = BlockFormat(8, 32), QuantizationPlan()
+    weight, bias = rng.standard_normal((WIDTH, OUT), np.float32), rng.standard_normal(OUT, np.float32)
+    plan.forms["w"] = form
+    plan.transposed.add("w")
+    plan.by_row.add("w")
+    tensors = dict(plan.tensors("w", lambda: weight)) | {"b": bias}
+    inputs = ["x", "w.q8", "w.scales", *(["", "", "b"] if with_bias else [])]
+    sizes = {"K": WIDTH, "N": OUT, "bits": 8, "block_size": 32, "accuracy_level": 4}
+    node = helper.make_node("MatMulNBits", inputs, ["y"], domain=MICROSOFT, **sizes)
+    shapes = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, "tokens", width])
+        for name, width in (("x", WIDTH), ("y", OUT))
+    ]
+    initializers = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = helper.make_graph([node], "product", shapes[:1], shapes[1:], initializers)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    rounded = plan.rounded("w", (WIDTH, OUT), tensors["w.q8"], tensors["w.scales"])
+    return model, plan, rounded, bias if with_bias else np.zeros(OUT, np.float32)
+
+
+def run(model, x):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x[None]})[0][0]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_product_is_that_of_rounded_rows(rng, with_bias):
+    model, plan, weight, bias = product(rng, with_bias)
+    x = rng.standard_normal((9, WIDTH), np.float32) * np.geomspace(1e-6, 1e6, 9)[:, None].astype(np.float32)
+    scales = np.abs(x).max(axis=1, keepdims=True) * np.float32(1 / 127)
+    wanted = np.rint(x / scales).astype(np.float64) * scales @ weight.astype(np.float64) + bias
+    found = run(prompt_graph(model, plan), x)
+    assert (np.abs(found - wanted) <= 1e-6 * np.abs(wanted).max(axis=1, keepdims=True)).all()
+    # And near the product that it stands in for: 8 bits a row lose some 0.5 % of a typical number.
+    exact = x @ weight + bias
+    assert np.abs(found - exact).mean() < 0.01 * np.abs(exact).mean()
+
+
+def test_the_largest_sums_are_exact(rng):
+    """All products at their largest, of one sign: what pairs of bytes summed in 16 bits cannot hold."""
+    model, plan, weight, bias = product(rng, True)
+    x = np.sign(weight[:, :1].T).astype(np.float32) * np.ones((1, WIDTH), np.float32)
+    np.testing.assert_allclose(run(prompt_graph(model, plan), x), x @ weight + bias, rtol=1e-5, atol=1e-4)
+
+
+def test_rows_do_not_see_each_other(rng):
+    model, plan, _, bias = product(rng, True)
+    x = rng.standard_normal((40, WIDTH), np.float32)
+    x[::3] *= 1e4
+    x[5] = 0
+    graph = prompt_graph(model, plan)
+    together = run(graph, x)
+    assert all((run(graph, row[None])[0] == found).all() for row, found in zip(x, together, strict=True))
+    assert (together[5] == bias).all()
+
+
+def test_only_weights_with_one_scale_a_column_take_part(rng):
+    model, plan, *_ = product(rng, True)
+    plan.by_row.clear()
+    assert prompt_graph(model, plan) is None
+
+
+# --- an export ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model of two layers, 64 wide, exported with text to judge its rounding by."""
+    folder = tmp_path_factory.mktemp("prompts")
+    model = CausalLM(ModelConfig(VOCABULARY, CONTEXT, LAYERS, 4, WIDTH), dtype="float32")
+    random = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(variable + random.normal(size=variable.shape) * 0.1)
+    model.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    artifact = export(folder / "model", folder / "export", ("fp32", "int8"), saved_model=False)
+    return artifact.output
+
+
+def test_the_contract_is_the_engines(exported):
+    sessions = [
+        onnxruntime.InferenceSession(exported / "onnx" / name, providers=["CPUExecutionProvider"])
+        for name in ("engine_quantized.onnx", "prompts_quantized.onnx")
+    ]
+    engine, prompts = (
+        [(each.name, each.type, each.shape) for each in (*session.get_inputs(), *session.get_outputs())]
+        for session in sessions
+    )
+    assert engine == prompts
+
+
+def test_all_products_but_the_head_are_of_whole_numbers(exported):
+    counts = operator_counts(onnx.load(exported / "onnx" / "prompts_quantized.onnx").graph)
+    assert counts["MatMulIntegerToFloat"] == 4 * LAYERS and counts["MatMulNBits"] == 1
+    assert "MatMulIntegerToFloat" not in operator_counts(
+        onnx.load(exported / "onnx" / "engine_quantized.onnx").graph
+    )
+
+
+def test_weights_beside_the_graph_are_shared(folder, monkeypatch):
+    from tfgpt_export import weights
+
+    monkeypatch.setattr(weights, "SINGLE_FILE_BYTES", 0)
+    artifact = export(folder / "model", folder / "beside", ("int8",), saved_model=False, verify=False)
+    places = {}
+    for name in ("engine_quantized.onnx", "prompts_quantized.onnx"):
+        graph = onnx.load(artifact.output / "onnx" / name, load_external_data=False).graph
+        places[name] = {
+            each.name: {entry.key: entry.value for entry in each.external_data}
+            for each in graph.initializer
+            if each.external_data
+        }
+    assert places["engine_quantized.onnx"] == places["prompts_quantized.onnx"]
+    assert len(places["prompts_quantized.onnx"]) > 4 * LAYERS
+    assert (artifact.output / "onnx" / "prompts_quantized.onnx").stat().st_size < 100_000
+
+
+def test_long_prompts_say_what_the_engine_says_and_do_not_see_each_other(exported):
+    random = np.random.default_rng(1)
+    lengths = (LONG_PROMPT, 3, 140, 100, LONG_PROMPT - 1)
+    prompts = [random.integers(0, VOCABULARY, length).tolist() for length in lengths]
+    options = GenerationOptions(max_new_tokens=8, prompt_logprobs=True, logprobs=True, end_of_text_ids=())
+    session = Session.open(exported, "int8")
+    together = session.generate(prompts, options)
+    alone = [session.generate(prompt, options)[0] for prompt in prompts]
+    assert [each.token_ids for each in together] == [each.token_ids for each in alone]
+    for found, wanted in zip(together, alone, strict=True):
+        # Attention may add in another order (2e-7), which can move a number over the edge between two levels.
+        scores, expected = ([*each.prompt_logprobs[1:], *each.logprobs] for each in (found, wanted))
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-3)
+    plain = Session.open(exported, "int8", prompt_graph=False).generate(prompts, options)
+    exact = Session.open(exported, "fp32").generate(prompts, options)
+    for length, found, blocks, wanted in zip(lengths, together, plain, exact, strict=True):
+        scores, others, keras = (np.array(each.prompt_logprobs[1:]) for each in (found, blocks, wanted))
+        assert (scores == others).all() == (length < LONG_PROMPT)
+        # Nats by which two kinds of rounding, and rounding at all, move a token's probability.
+        assert np.abs(scores - others).mean() < 0.02 and np.abs(scores - keras).mean() < 0.03
+
+
+def test_it_is_verified_and_verified_again(exported):
+    report = json.loads((exported / "verification.json").read_text())
+    [entry] = [each for each in report["artifacts"] if each["artifact"] == "int8_prompts"]
+    assert entry["kind"] == "predictions" and 0 < entry["kl_divergence"] < 1e-3
+    assert "for long prompts" in (exported / "README.md").read_text()
+    assert "for long prompts" in (exported / "verification.md").read_text()
+    [again] = [each for each in verify_export(exported)["artifacts"] if each["artifact"] == "int8_prompts"]
+    assert again["limits"] and not again["failures"]
+
+
+def test_verifying_again_finds_another_graph(exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    path = copy / "onnx" / "prompts_quantized.onnx"
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "prompt.per_level":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(1 / 4, np.float32), tensor.name))
+    onnx.save_model(model, path)
+    failures = verify_export(copy)["failures"]
+    assert any(each.startswith("int8_prompts: kl divergence against Keras") for each in failures)
+
+
+def test_a_graph_that_misses_its_gates_is_left_out(folder, monkeypatch):
+    text = np.random.default_rng(2).integers(0, VOCABULARY, (8, 64))
+    impossible = dict.fromkeys(tolerances.QUANTIZED["int8"], 1e-12)
+    monkeypatch.setitem(tolerances.QUANTIZED, "int8_prompts", impossible)
+    loose = dict.fromkeys(tolerances.QUANTIZED["int8"], 1.0)
+    monkeypatch.setitem(tolerances.QUANTIZED, "int8", loose)
+    monkeypatch.setitem(tolerances.GREEDY, "int8", 1.0)
+    artifact = export(
+        folder / "model", folder / "left_out", ("int8",), saved_model=False, verification_tokens=text
+    )
+    assert not (artifact.output / "onnx" / "prompts_quantized.onnx").exists()
+    [entry] = [each for each in artifact.verification if each["artifact"] == "int8_prompts"]
+    assert entry["kind"] == "left out" and "expected at most" in entry["reason"]
+    assert "not in this export: int8_prompts" in (artifact.output / "verification.md").read_text()
+    assert "prompts" not in (artifact.output / CHECKSUMS).read_text()
+    prompt = list(range(LONG_PROMPT))
+    [result] = Session.open(artifact.output, "int8").generate([prompt], GenerationOptions(max_new_tokens=2))
+    assert result.token_ids
