@@ -20,11 +20,13 @@ from pathlib import Path
 import measure
 
 PACKAGES = ("tfgpt", "tensorflow", "keras", "numpy", "onnxruntime")
-LIMITS = {"int8": 0.3, "int4": 3.0}
+PROMPTS = "int8_prompts"  # the engine's graph for long prompts
+LIMITS = {"int8": 0.3, PROMPTS: 0.3, "int4": 3.0}
 # name -> (bits, block size, how scales and numbers are chosen, bits of the token table)
 WAYS = {
     "8 bits, blocks of 128, nearest": (8, 128, "nearest", 8),
     "8 bits, blocks of 32, nearest": (8, 32, "nearest", 8),
+    "8 bits, one scale a column, table in blocks of 128": (8, 128, "by row", 8),
     "4 bits, blocks of 32, nearest": (4, 32, "nearest", 4),
     "4 bits, blocks of 32, searched": (4, 32, "searched", 4),
     "4 bits, blocks of 32, calibrated": (4, 32, "calibrated", 4),
@@ -47,13 +49,17 @@ KINDS = {
 
 
 def rounded_weight(weight, form, how: str, moments):
-    """One weight `[rows, in]` as its blocks stand for it, and their bytes."""
+    """One weight `[rows, in]` as its blocks stand for it, and their bytes.
+
+    `how`: "by row" is the one scale for each row that the export gives all products but the head.
+    """
     from tfgpt_export import blocks, calibrate
 
     if how.startswith("calibrated") and moments is not None:
         packed, scales = calibrate.calibrated(weight, moments, form)
     else:
-        rounding = blocks.nearest if how == "nearest" else blocks.searched
+        roundings = {"nearest": blocks.nearest, "by row": blocks.nearest_by_row}
+        rounding = roundings.get(how, blocks.searched)
         packed, scales = blocks.quantize_blocks(weight, form, rounding)
     return blocks.dequantize_blocks(packed, scales, form, weight.shape[1]), packed.nbytes + scales.nbytes
 
@@ -91,7 +97,8 @@ class Judge:
                 form = BlockFormat(table_bits if is_table else bits, block_size)
                 stored = weight if is_table else weight.T
                 moments = None if is_table and how != "calibrated" else self.moments.get(name)
-                rounded, num_bytes = rounded_weight(stored, form, how, moments)
+                how_here = "nearest" if is_table and how == "by row" else how
+                rounded, num_bytes = rounded_weight(stored, form, how_here, moments)
                 weight, total = rounded if is_table else rounded.T, total + num_bytes
             variable.assign(weight)
         agreement = measure_agreement(
@@ -110,10 +117,11 @@ class Judge:
 def exported(model_dir: Path, windows, calibration) -> dict[str, dict[str, float]]:
     """The same numbers of the files that the export writes."""
     import tfgpt_export
+    from tfgpt_export.bundle import prompts_of
     from tfgpt_export.tolerances import QUANTIZED
 
     found = {}
-    QUANTIZED.update(int8={}, int4={})  # it is for this script to say what is too much
+    QUANTIZED.update(int8={}, int8_prompts={}, int4={})  # it is for this script to say what is too much
     with tempfile.TemporaryDirectory() as folder:
         artifact = tfgpt_export.export(
             model_dir,
@@ -126,7 +134,7 @@ def exported(model_dir: Path, windows, calibration) -> dict[str, dict[str, float
         for entry in artifact.verification:
             if entry["kind"] == "predictions":
                 name, change = entry["artifact"], 100 * entry["perplexity_change"]
-                path = artifact.files[name]
+                path = prompts_of(artifact.output, "int8") if name == PROMPTS else artifact.files[name]
                 size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
                 found[name] = {"perplexity %": change, "KL": entry["kl_divergence"], "MB": size / 1e6}
     return found
@@ -144,12 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     judge = Judge(options.model_dir, options.text)
     table = {}
-    print(f"{'way':48}{'perplexity %':>14}{'KL':>12}{'MB':>9}", flush=True)
+    print(f"{'way':52}{'perplexity %':>14}{'KL':>12}{'MB':>9}", flush=True)
 
     def note(name: str, numbers: dict[str, float]) -> None:
         table[name] = numbers
         print(
-            f"{name:48}{numbers['perplexity %']:14.3f}{numbers['KL']:12.2e}{numbers['MB']:9.2f}", flush=True
+            f"{name:52}{numbers['perplexity %']:14.3f}{numbers['KL']:12.2e}{numbers['MB']:9.2f}", flush=True
         )
 
     for name, way in WAYS.items():

@@ -344,6 +344,9 @@ def test_a_damaged_or_foreign_graph_for_prompts(directory, tiny_gpt, tmp_path, m
     copy = shutil.copytree(directory, tmp_path / "copy")
     (copy / "onnx/prompts.onnx").write_bytes(b"no graph")
     session = Session.open(copy)
+    requests = session.submit([PROMPTS[0], PROMPTS[2]], GREEDY)
+    finish(session.engine)
+    assert requests[0].failure is None and requests[0].row.num_new == 12
     with pytest.raises(InputError, match=r"cannot load in .*prompts\.onnx"):
         session.generate(PROMPTS[2], GREEDY)
     assert session.generate(PROMPTS[0], GREEDY)[0].token_ids  # and goes on

@@ -122,7 +122,8 @@ def _open_export(directory: Path, arguments):
 
     there = [name for name, file in FILE_OF_PRECISION.items() if (directory / "onnx" / file).exists()]
     precision = arguments.precision or (there[0] if there else "fp32")
-    session = Session.open(directory, precision=precision, num_threads=arguments.threads)
+    # One answer, and then the process ends: loading a graph for long prompts takes longer than it saves.
+    session = Session.open(directory, precision=precision, num_threads=arguments.threads, prompt_graph=False)
     if session.tokenizer is None:
         raise InputError(f"{directory} has no tokenizer.json: prompts in text need one")
     return session

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from tfgpt.errors import InputError
 from tfgpt.generation.guessing import GuessLength, guess
 from tfgpt.generation.row import Row
 from tfgpt.serving.engine_graph import EngineCache, EngineGraph, Feed
@@ -127,8 +128,8 @@ class Engine:
     def step(self) -> None:
         """Feeds every running request and hands it its logits; does nothing when there are none.
 
-        A request whose logits are not finite fails by itself. An error of the runtime fails all that run, and
-        is raised.
+        A request whose logits are not finite fails by itself, and so do long prompts whose graph cannot be
+        loaded. An error of the runtime fails all that run, and is raised.
         """
         self._running = [request for request in self._running if not request.done]
         self._admit()
@@ -151,9 +152,24 @@ class Engine:
         if others := [each for each, long in zip(work, is_long, strict=True) if not long]:
             yield self._graph, others
         if prompts := [each for each, long in zip(work, is_long, strict=True) if long]:
-            if self._prompts_graph is None:
-                self._prompts_graph = self._load_prompts()
-            yield self._prompts_graph, prompts
+            try:
+                graph = self._graph_of_prompts()
+            except InputError as error:
+                for request, _ in prompts:
+                    request.failure = error
+            else:
+                yield graph, prompts
+
+    def _graph_of_prompts(self) -> EngineGraph:
+        if self._prompts_graph is None:
+            graph = self._load_prompts()
+            if graph.contract != self._graph.contract:
+                raise InputError(
+                    "found a graph for long prompts whose cache or vocabulary is not that of the engine's "
+                    "graph, expected both of one model; export it again"
+                )
+            self._prompts_graph = graph
+        return self._prompts_graph
 
     def _run(self, graph: EngineGraph, work: list[tuple[Request, Feed]]) -> None:
         logits = self._cache.run([feed for _, feed in work], graph)  # [wanted, vocabulary]

@@ -146,16 +146,8 @@ class EngineCache:
 
         Returns:
             logits [wanted, vocabulary], feed after feed; valid until this graph's next run.
-
-        Raises:
-            InputError: a graph with another contract.
         """
         graph = graph or self._graph
-        if graph.contract != self._graph.contract:
-            raise InputError(
-                "found a graph for prompts whose cache or vocabulary is not that of the engine's graph, "
-                "expected both of one model; export it again"
-            )
         if graph not in self._runs:
             self._runs[graph] = _Runs(graph)
         return self._runs[graph].run(feeds, self._buffers)
