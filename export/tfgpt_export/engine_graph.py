@@ -62,6 +62,8 @@ def engine_graph(model: onnx.ModelProto) -> onnx.ModelProto:
         raise LoweringError(f"found no {ATTENTION} in the graph, expected one for each layer")
     nodes = _with_angles(graph, nodes)
     head = head_of(nodes)
+    if head is None:
+        raise LoweringError(f"found no head before the logits, expected one of {', '.join(PRODUCTS)}")
     hidden = f"{head.input[0]}.wanted"
     chosen = helper.make_node("Gather", [head.input[0], "logits_indices"], [hidden], name=hidden, axis=1)
     nodes.insert(nodes.index(head), chosen)
@@ -114,14 +116,12 @@ def _with_angles(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> list[on
     return [*lookups.values(), *rotated]
 
 
-def head_of(nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
-    """The product that makes the logits, a bias and changes of type behind it."""
+def head_of(nodes: list[onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The product that makes the logits, a bias and changes of type behind it; `None` where there is none."""
     producers = {output: node for node in nodes for output in node.output}
     node = producers.get("logits")
     while node is not None and node.op_type not in PRODUCTS:
         node = next((producers[name] for name in node.input if name in producers), None)
-    if node is None:
-        raise LoweringError(f"found no head before the logits, expected one of {', '.join(PRODUCTS)}")
     return node
 
 

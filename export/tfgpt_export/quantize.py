@@ -52,7 +52,8 @@ class _Rewriter:
         for node in graph.node:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
-        self.head = head_of(list(graph.node))
+        head = head_of(list(graph.node))
+        self.head = None if head is None else head.output[0]
         self.replacement: dict[str, list[onnx.NodeProto]] = {}  # by the first output of the node replaced
 
     def run(self) -> None:
@@ -77,7 +78,7 @@ class _Rewriter:
         self.plan.forms[weight] = self.form_of(weight)
         self.plan.transposed.add(weight)
         form, width = self.plan.forms[weight], self.shapes[weight][0]
-        if form.bits == 8 and width % form.block_size == 0 and node is not self.head:
+        if form.bits == 8 and width % form.block_size == 0 and node.output[0] != self.head:
             self.plan.by_row.add(weight)
         bias = self._bias_after(node)
         output = node.output[0] if bias is None else bias.output[0]
