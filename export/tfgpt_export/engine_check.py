@@ -6,12 +6,12 @@ import numpy as np
 
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.generation.row import make_rows
-from tfgpt_export.bundle import prompts_of
+from tfgpt_export.bundle import prompts_name, prompts_of
 from tfgpt_export.comparison import ENGINE, compare_prompts
-from tfgpt_export.gates import VerificationError
+from tfgpt_export.gates import Gates, VerificationError
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import LEFT_OUT
-from tfgpt_export.tolerances import LOSSLESS
+from tfgpt_export.tolerances import LOSSLESS, PROMPTS_FACTOR, PROMPTS_MORE
 from tfgpt_export.verify import Verifier
 
 
@@ -28,7 +28,8 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
     for precision in artifact.recipe.precisions:
         path = prompts_of(artifact.output, precision)
         if path is not None:
-            entry = compare_prompts(precision, path, verifier.reference, verifier.gates)
+            gates = _prompt_gates(precision, verifier, artifact)
+            entry = compare_prompts(precision, path, verifier.reference, lambda name, gates=gates: gates)
             if entry["failures"]:
                 path.unlink()
                 entry = {
@@ -38,6 +39,19 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
                     "reason": entry["failures"][0],
                 }
             yield entry
+
+
+def _prompt_gates(precision: str, verifier: Verifier, artifact: Artifact) -> Gates:
+    """Those of the precision; without given text what the common file loses, and little more."""
+    gates = verifier.gates(prompts_name(precision))
+    if gates.predictions:
+        return gates
+    common = next(
+        entry["kl_divergence"]
+        for entry in artifact.verification
+        if entry["artifact"] == precision and entry["kind"] == "predictions"
+    )
+    return Gates(predictions={"kl_divergence": PROMPTS_FACTOR * common + PROMPTS_MORE})
 
 
 def _check_float32(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:

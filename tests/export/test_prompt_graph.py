@@ -95,6 +95,22 @@ def test_only_weights_with_one_scale_a_column_take_part(rng):
     assert prompt_graph(model, plan) is None
 
 
+def test_a_weight_with_an_input_that_stands_out_stays_in_blocks(rng):
+    form, plan = BlockFormat(8, 32), QuantizationPlan()
+    plan.forms["w"] = plan.forms["v"] = form
+    plan.transposed |= {"w", "v"}
+    plan.by_row |= {"w", "v"}
+    weight = rng.standard_normal((256, 48), np.float32)
+    found = dict(plan.tensors("v", lambda: weight))
+    assert (found["v.scales"] == found["v.scales"][:, :1]).all() and plan.by_row == {"w", "v"}
+    weight[3] *= 40
+    found = dict(plan.tensors("w", lambda: weight))
+    rounded = plan.rounded("w", weight.shape, found["w.q8"], found["w.scales"])
+    assert plan.by_row == {"v"}
+    # Its own block alone is rounded more coarsely.
+    assert np.abs(rounded - weight)[32:].max() < 0.03
+
+
 # --- an export ---
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -181,3 +182,27 @@ def test_refusals(gpt1, parts, message):
     with pytest.raises(InputError, match=message) as caught:
         GraphTokenizer.from_tokenizer(changed(gpt1, **parts))
     assert "\n" not in str(caught.value)
+
+
+def added_tokens(tokenizer, *contents, special=()):
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+    return [
+        *state_of(tokenizer)["added_tokens"],
+        *(
+            {**flags, "id": tokenizer.vocabulary_size + n, "content": content, "special": content in special}
+            for n, content in enumerate(contents)
+        ),
+    ]
+
+
+@pytest.mark.parametrize("contents", [("XYZ", "xyz"), ("\u200d",)])
+def test_added_tokens_that_are_alike_or_nothing_when_normalized(gpt1, contents):
+    backend = changed(gpt1, added_tokens=added_tokens(gpt1, *contents))
+    with pytest.raises(InputError, match=re.escape(f"the added token {contents[-1]!r}, which is")):
+        GraphTokenizer.from_tokenizer(backend)
+
+
+def test_overlaps_are_those_of_normalized_text(gpt1):
+    tokenizer = changed(gpt1, added_tokens=added_tokens(gpt1, "XY", "yZ", special=("XY",)))
+    with pytest.raises(InputError, match="overlaps the special"):
+        GraphTokenizer.from_tokenizer(tokenizer, allow_special=False)

@@ -15,6 +15,7 @@ depends on its own row alone, never on its batch-mates.
 """
 
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -128,21 +129,23 @@ class Engine:
     def step(self) -> None:
         """Feeds every running request and hands it its logits; does nothing when there are none.
 
-        A request whose logits are not finite fails by itself, and so do long prompts whose graph cannot be
-        loaded. An error of the runtime fails all that run, and is raised.
+        A request whose logits are not finite fails by itself. An error of the runtime fails all that it was
+        running, and is raised. Where the graph for long prompts cannot be loaded, a warning says so once and
+        they are read by the other.
         """
         self._running = [request for request in self._running if not request.done]
         self._admit()
         work = self._plan()
         if not work:
             return
-        try:
-            for graph, part in self._by_graph(work):
+        for graph, part in self._by_graph(work):
+            try:
                 self._run(graph, part)
-        except Exception as error:
-            for request in self._running:
-                request.failure = error
-            raise
+            except Exception as error:
+                for request, _ in part:
+                    if not request.done:
+                        request.failure = error
+                raise
 
     def _by_graph(
         self, work: list[tuple[Request, Feed]]
@@ -152,24 +155,25 @@ class Engine:
         if others := [each for each, long in zip(work, is_long, strict=True) if not long]:
             yield self._graph, others
         if prompts := [each for each, long in zip(work, is_long, strict=True) if long]:
-            try:
-                graph = self._graph_of_prompts()
-            except InputError as error:
-                for request, _ in prompts:
-                    request.failure = error
-            else:
-                yield graph, prompts
+            yield self._graph_of_prompts(), prompts
 
     def _graph_of_prompts(self) -> EngineGraph:
         if self._prompts_graph is None:
-            graph = self._load_prompts()
-            if graph.contract != self._graph.contract:
-                raise InputError(
-                    "found a graph for long prompts whose cache or vocabulary is not that of the engine's "
-                    "graph, expected both of one model; export it again"
-                )
-            self._prompts_graph = graph
+            try:
+                self._prompts_graph = self._loaded_prompts()
+            except InputError as error:
+                warnings.warn(f"long prompts are read the slower way: {error}", stacklevel=2)
+                self._prompts_graph = self._graph
         return self._prompts_graph
+
+    def _loaded_prompts(self) -> EngineGraph:
+        graph = self._load_prompts()
+        if graph.contract != self._graph.contract:
+            raise InputError(
+                "found a graph for long prompts whose cache or vocabulary is not that of the engine's "
+                "graph, expected both of one model; export it again"
+            )
+        return graph
 
     def _run(self, graph: EngineGraph, work: list[tuple[Request, Feed]]) -> None:
         logits = self._cache.run([feed for _, feed in work], graph)  # [wanted, vocabulary]

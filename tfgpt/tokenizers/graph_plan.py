@@ -148,13 +148,19 @@ def _read_added_tokens(
         for flag in ("single_word", "lstrip", "rstrip"):
             if token[flag]:
                 raise refusal(f"the added token {token['content']!r} with {flag}", "added tokens without")
-        if token["special"] and not allow_special:
-            ignored.append(token["content"])
-            continue
-        content = token["content"]
+        content, stage = token["content"], stages[bool(token["normalized"])]
         if token["normalized"] and normalizer:
             content = normalizer.normalize_str(content)
-        stages[bool(token["normalized"])].setdefault(content, token["id"])
+        if token["special"] and not allow_special:
+            ignored.append(content)
+            continue
+        # The library itself is of two minds about such a token.
+        if not content or content in stage:
+            raise refusal(
+                f"the added token {token['content']!r}, which is {content!r} when normalized",
+                "added tokens that are neither nothing nor each other then",
+            )
+        stage[content] = token["id"]
     # The library searches for special tokens even then, and passes over what it finds: a token that
     # overlaps one would be found here, and not there.
     for special in ignored:
