@@ -5,7 +5,7 @@ misses, the first being the first thing wrong. `reference` is a `KerasReference`
 `runner` one of `tfgpt_export.runners`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfgpt.serving import Session
@@ -47,10 +47,9 @@ def compare_predictions(name: str, reference, runner, gates: Gates) -> dict:
     }
 
 
-def compare_prompts(precision: str, path: Path, reference, gates_of: Callable[[str], Gates]) -> dict:
+def compare_prompts(precision: str, path: Path, reference, gates: Gates) -> dict:
     """What the engine's graph for long prompts predicts on text."""
-    name = prompts_name(precision)
-    return compare_predictions(name, reference, PromptRunner(path), gates_of(name))
+    return compare_predictions(prompts_name(precision), reference, PromptRunner(path), gates)
 
 
 def compare_generation(name: str, reference, run: Run, gates: Gates, client: str | None = None) -> dict:

@@ -29,7 +29,7 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
         path = prompts_of(artifact.output, precision)
         if path is not None:
             gates = _prompt_gates(precision, verifier, artifact)
-            entry = compare_prompts(precision, path, verifier.reference, lambda name, gates=gates: gates)
+            entry = compare_prompts(precision, path, verifier.reference, gates)
             if entry["failures"]:
                 path.unlink()
                 entry = {

@@ -18,7 +18,7 @@ from tfgpt.serving.engine_graph import engine_runs_here
 from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISION
 from tfgpt.serving.graph import load_graph
 from tfgpt_export import clients
-from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_of
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_name, prompts_of
 from tfgpt_export.checksums import compare_checksums
 from tfgpt_export.comparison import (
     compare_generation,
@@ -131,7 +131,7 @@ def _onnx_entries(name: str, export_dir: Path, reference, progress) -> list[dict
             entries.append(compare_generation(name, reference, run, gates, client))
         if (path := prompts_of(export_dir, name)) and engine_runs_here():
             progress(f"{name}: long prompts")
-            entries.append(compare_prompts(name, path, reference, lambda each: _gates(each, reference)))
+            entries.append(compare_prompts(name, path, reference, _gates(prompts_name(name), reference)))
         return entries
     except (InputError, FloatingPointError) as error:
         return [{"artifact": name, "kind": "unusable", "failures": [f"{name}: {error}"]}]
