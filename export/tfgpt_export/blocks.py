@@ -3,7 +3,8 @@
     8 bits   q = round(w / scale) + 128, scale = max |w| / 127
     4 bits   q = round(w / scale) + 8, two numbers to a byte, the first in the low half
 
-A block is `block_size` numbers along the input axis. This is the layout that `MatMulNBits` and
+A block is `block_size` numbers along the input axis; the blocks of an output column may share one scale
+(`nearest_by_row`). This is the layout that `MatMulNBits` and
 `GatherBlockQuantized` of onnxruntime read, both from the same bytes.
 """
 

@@ -29,13 +29,6 @@ def prompts_name(precision: str) -> str:
     return f"{precision}_prompts"
 
 
-def prompts_of(export_dir: Path, precision: str) -> Path | None:
-    """The engine's graph for long prompts, where there is one."""
-    name = PROMPTS_OF_PRECISION.get(precision)
-    path = None if name is None else export_dir / "onnx" / name
-    return path if path is not None and path.is_file() else None
-
-
 def artifact_sizes(export_dir: Path) -> dict[str, int]:
     """Bytes of each artifact, all of its files together."""
     parts = {name: [path, data_of(path)] for name, path in graphs_in(export_dir).items()}

@@ -47,9 +47,9 @@ def compare_predictions(name: str, reference, runner, gates: Gates) -> dict:
     }
 
 
-def compare_prompts(precision: str, path: Path, reference, gates: Gates) -> dict:
-    """What the engine's graph for long prompts predicts on text."""
-    return compare_predictions(prompts_name(precision), reference, PromptRunner(path), gates)
+def compare_prompts(precision: str, export_dir: Path, reference, gates: Gates) -> dict:
+    """What the engine predicts on text that it reads as long prompts."""
+    return compare_predictions(prompts_name(precision), reference, PromptRunner(export_dir, precision), gates)
 
 
 def compare_generation(name: str, reference, run: Run, gates: Gates, client: str | None = None) -> dict:

@@ -6,7 +6,8 @@ import numpy as np
 
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.generation.row import make_rows
-from tfgpt_export.bundle import prompts_name, prompts_of
+from tfgpt.serving.export_directory import prompts_of
+from tfgpt_export.bundle import prompts_name
 from tfgpt_export.comparison import ENGINE, compare_prompts
 from tfgpt_export.gates import Gates, VerificationError
 from tfgpt_export.recipe import Artifact
@@ -29,7 +30,7 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
         path = prompts_of(artifact.output, precision)
         if path is not None:
             gates = _prompt_gates(precision, verifier, artifact)
-            entry = compare_prompts(precision, path, verifier.reference, gates)
+            entry = compare_prompts(precision, artifact.output, verifier.reference, gates)
             if entry["failures"]:
                 path.unlink()
                 entry = {

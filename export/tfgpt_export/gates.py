@@ -40,7 +40,7 @@ def gates_of(name: str, text_is_given: bool) -> Gates:
         return Gates(tolerance)
     if not text_is_given:
         return Gates(tolerance, greedy=NOT_JUDGED)
-    return Gates(tolerance, tolerances.QUANTIZED[name], tolerances.GREEDY[name])
+    return Gates(tolerance, tolerances.QUANTIZED[name], tolerances.GREEDY.get(name))
 
 
 def gates_again(name: str, measured: dict[str, float]) -> Gates:

@@ -5,20 +5,21 @@ asked of the model itself. Everything is compared and every failure is listed, n
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tfgpt._version import __version__
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 from tfgpt.files import read_json
 from tfgpt.generation.loop import generate
 from tfgpt.serving.engine_graph import engine_runs_here
-from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISION
+from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISION, engine_of, prompts_of
 from tfgpt.serving.graph import load_graph
+from tfgpt.serving.runtime import RUNTIME_ERRORS
 from tfgpt_export import clients
-from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_name, prompts_of
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_name
 from tfgpt_export.checksums import compare_checksums
 from tfgpt_export.comparison import (
     compare_generation,
@@ -69,8 +70,14 @@ def verify_export(
         entries.append({"artifact": "reference", "kind": "reference", "failures": [failure]})
     skipped = list(asked.missing)
     if reference is not None:
+        engine = engine_runs_here()
+        if not engine and any(engine_of(export_dir, name) for name in graphs):
+            skipped.append("the engine's graphs: this onnxruntime cannot run them, 1.32 and newer can")
         for name in graphs:
-            entries += _onnx_entries(name, export_dir, reference, progress)
+            entries += _as_far_as_it_runs(name, _onnx_entries(name, export_dir, reference, progress))
+            if engine and prompts_of(export_dir, name):
+                compared = _prompt_entries(name, export_dir, reference, progress)
+                entries += _as_far_as_it_runs(prompts_name(name), compared)
         if (export_dir / SAVED_MODEL).is_dir():
             if model_dir is not None:
                 entries += _saved_model_entries(export_dir, reference, progress)
@@ -113,28 +120,36 @@ def _reference(export_dir: Path, model_dir: Path | None, text, progress, damaged
         return None, str(error)
 
 
-def _onnx_entries(name: str, export_dir: Path, reference, progress) -> list[dict]:
-    progress(f"{name}: numbers and predictions")
+def _as_far_as_it_runs(name: str, compared: Iterator[dict]) -> list[dict]:
+    """The entries, and one more that says what is wrong with a file that cannot be compared to the end."""
+    entries = []
     try:
-        graph = load_graph(export_dir / GRAPHS[name])
-        _check_sizes(graph, reference)
-        runner = OnnxRunner(graph.session)
-        gates = _gates(name, reference)
-        entries = [
-            compare_numbers(name, reference, runner, gates),
-            compare_predictions(name, reference, runner, gates),
-        ]
-        if name not in FILE_OF_PRECISION:
-            return entries  # no session opens the file of standard operators
-        progress(f"{name}: greedy tokens")
-        for client, run in sessions(export_dir, name):
-            entries.append(compare_generation(name, reference, run, gates, client))
-        if (path := prompts_of(export_dir, name)) and engine_runs_here():
-            progress(f"{name}: long prompts")
-            entries.append(compare_prompts(name, path, reference, _gates(prompts_name(name), reference)))
-        return entries
-    except (InputError, FloatingPointError) as error:
-        return [{"artifact": name, "kind": "unusable", "failures": [f"{name}: {error}"]}]
+        for entry in compared:
+            entries.append(entry)
+    except (InputError, FloatingPointError, *RUNTIME_ERRORS) as error:
+        failure = f"{name}: {one_line(error)}"
+        entries.append({"artifact": name, "kind": "unusable", "failures": [failure]})
+    return entries
+
+
+def _onnx_entries(name: str, export_dir: Path, reference, progress) -> Iterator[dict]:
+    progress(f"{name}: numbers and predictions")
+    graph = load_graph(export_dir / GRAPHS[name])
+    _check_sizes(graph, reference)
+    runner = OnnxRunner(graph.session)
+    gates = _gates(name, reference)
+    yield compare_numbers(name, reference, runner, gates)
+    yield compare_predictions(name, reference, runner, gates)
+    if name not in FILE_OF_PRECISION:
+        return  # no session opens the file of standard operators
+    progress(f"{name}: greedy tokens")
+    for client, run in sessions(export_dir, name):
+        yield compare_generation(name, reference, run, gates, client)
+
+
+def _prompt_entries(name: str, export_dir: Path, reference, progress) -> Iterator[dict]:
+    progress(f"{name}: long prompts")
+    yield compare_prompts(name, export_dir, reference, _gates(prompts_name(name), reference))
 
 
 def _gates(name: str, reference) -> Gates:

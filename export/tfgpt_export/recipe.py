@@ -27,9 +27,11 @@ class ExportRecipe:
         precisions: which ONNX files are written, of `MODEL_FILES`.
         saved_model: whether a TensorFlow SavedModel is written too.
         portable: whether a float32 ONNX file without operators of com.microsoft is written too.
-        verify: whether every artifact is compared with Keras; a difference stops the export.
+        verify: whether every artifact is compared with Keras; a difference stops the export. Without it the
+            graph for long prompts is in the export too, whatever its rounding costs this model.
         block_size: numbers that share one scale in int8 and int4; a power of 2 from 16 on. `None` takes what
-            `plan.form_chooser` says for each.
+            `plan.form_chooser` says for each. In int8 all blocks of an output column have the same scale
+            where that loses little (`plan.by_row`).
         verification_tokens: int `[rows, length]` of real text that quantization is judged on; `None` lets the
             model write its own.
         layouts: servers for which the files are laid out too, of `LAYOUTS`.

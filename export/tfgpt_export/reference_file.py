@@ -83,7 +83,8 @@ def write_reference(reference: RecordedReference, path: Path) -> None:
             arrays[f"signs.{signs.shape[1]}"] = np.packbits(signs > 0, axis=1)
     arrays |= {f"text.{field}": getattr(reference.text, field) for field in _TEXT_FIELDS}
     for name, measured in reference.measured.items():
-        arrays[f"measured.{name}"] = np.array([measured[measure] for measure in MEASURED])
+        # NaN is what was not measured.
+        arrays[f"measured.{name}"] = np.array([measured.get(measure, np.nan) for measure in MEASURED])
     greedy = reference.greedy
     longest = max(map(len, greedy.prompts))
     prompts = [[*prompt, *[-1] * (longest - len(prompt))] for prompt in greedy.prompts]

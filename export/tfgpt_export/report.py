@@ -45,7 +45,9 @@ def verdict(report: dict) -> str:
     whole = "the Keras model it was made from"
     whole = whole if report["compared_with"] == "Keras" else "the recorded answers of the Keras model"
     if report["passed"]:
-        return f"**Passed.** Every artifact below was compared with {whole}, and passed its gates."
+        left_out = [title(entry["artifact"]) for entry in report["artifacts"] if entry["kind"] == LEFT_OUT]
+        end = f"; what missed them was left out ({', '.join(left_out)})" if left_out else ""
+        return f"**Passed.** Every artifact in it was compared with {whole}, and passed its gates{end}."
     number = len(report["failures"])
     return f"**FAILED.** Compared with {whole}, {number} gate{'s were' if number > 1 else ' was'} missed."
 

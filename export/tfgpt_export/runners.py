@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.serving.engine_graph import EngineCache, Feed, load_engine_graph
+from tfgpt.serving.export_directory import engine_of, prompts_of
 from tfgpt.serving.graph import load_graph
 from tfgpt_export.reference import Case
 
@@ -65,19 +66,33 @@ class OnnxRunner:
 
 
 class PromptRunner:
-    """The engine's graph for long prompts, on whole rows."""
+    """Rows as a session serves long prompts: three quarters by the graph for them, in two chunks, and what
+    comes after by the engine's own graph, over the cache that the other has filled."""
 
-    def __init__(self, path: Path):
-        """Raises InputError when onnxruntime cannot load it, or its inputs are others."""
-        self._graph = load_engine_graph(path)
+    def __init__(self, export_dir: Path, precision: str):
+        """Raises InputError when onnxruntime cannot load either, or they are not of one model."""
+        self._engine = load_engine_graph(engine_of(export_dir, precision))
+        self._prompts = load_engine_graph(prompts_of(export_dir, precision))
+        self._prompts.check_same_cache(self._engine)
 
     def predict(self, token_ids: np.ndarray) -> np.ndarray:
         """int64 `[rows, length]` -> float32 `[rows, length, vocabulary]`."""
         num_rows, length = token_ids.shape
-        cache = EngineCache(self._graph)
+        cache = EngineCache(self._engine)
         cache.reserve(num_rows, length)
-        logits = cache.run([Feed(row, 0, ids.tolist(), length) for row, ids in enumerate(token_ids)])
-        return logits.astype(np.float32).reshape(num_rows, length, -1)
+        pieces, start = [], 0
+        for graph, end in (
+            (self._prompts, length * 3 // 8),
+            (self._prompts, length * 3 // 4),
+            (self._engine, length),
+        ):
+            if count := end - start:
+                chunk = token_ids[:, start:end].tolist()
+                feeds = [Feed(row, start, ids, count) for row, ids in enumerate(chunk)]
+                logits = cache.run(feeds, graph)  # valid until the next run
+                pieces.append(logits.astype(np.float32).reshape(num_rows, count, -1))
+            start = end
+        return np.concatenate(pieces, axis=1)
 
 
 class SavedModelRunner:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tfgpt.generation.loop import generate
-from tfgpt_export.bundle import prompts_name, prompts_of
+from tfgpt.serving.export_directory import prompts_of
+from tfgpt_export.bundle import prompts_name
 from tfgpt_export.comparison import compare_generation, compare_numbers, compare_predictions, sessions
 from tfgpt_export.gates import JUDGED, Gates, VerificationError, gates_of, is_lossless
 from tfgpt_export.keras_reference import KerasReference
@@ -102,9 +103,9 @@ class Verifier:
             if not is_lossless(name):
                 found = _measured(recorded, OnnxRunner.open(path))
                 recorded.measured[name] = found | {"greedy": shares[name]}
-            if prompts := prompts_of(artifact.output, name):
-                found = _measured(recorded, PromptRunner(prompts))
-                recorded.measured[prompts_name(name)] = found | {"greedy": shares[name]}
+            if prompts_of(artifact.output, name):
+                runner = PromptRunner(artifact.output, name)
+                recorded.measured[prompts_name(name)] = _measured(recorded, runner)
         write_reference(recorded, artifact.output / REFERENCE_FILE)
 
     def gates(self, name: str) -> Gates:

@@ -214,6 +214,50 @@ def test_verifying_again_finds_another_graph(exported, tmp_path):
     assert any(each.startswith("int8_prompts: kl divergence against Keras") for each in failures)
 
 
+def test_what_comes_after_a_long_prompt_is_verified_too(exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    path = copy / "onnx" / "engine_quantized.onnx"
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "decoder/final_norm/scale":
+            scale = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(-scale, tensor.name))
+    onnx.save_model(model, path)
+    failures = verify_export(copy)["failures"]
+    assert any(each.startswith("int8_prompts: kl divergence against Keras") for each in failures)
+
+
+@pytest.mark.parametrize("damage", ["cut", "another model", "fails when it runs"])
+def test_a_damaged_graph_is_told_beside_what_int8_gives(exported, folder, tmp_path, damage):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    path = copy / "onnx" / "prompts_quantized.onnx"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "another model":
+        config = ModelConfig(VOCABULARY, CONTEXT, LAYERS + 1, 4, WIDTH)
+        CausalLM(config, dtype="float32").save_pretrained(tmp_path / "other")
+        export(tmp_path / "other", tmp_path / "others", ("int8",), saved_model=False, verify=False)
+        shutil.copyfile(tmp_path / "others" / "onnx" / path.name, path)
+    else:
+        model = onnx.load(path)
+        [table] = [each for each in model.graph.initializer if "position" in each.name]
+        table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:4], table.name))
+        onnx.save_model(model, path)
+    report = verify_export(copy)
+    by_artifact = {}
+    for entry in report["artifacts"]:
+        by_artifact.setdefault(entry["artifact"], []).append(entry)
+    assert {entry["kind"] for entry in by_artifact["int8"]} == {"layers", "predictions", "generation"}
+    [entry] = by_artifact["int8_prompts"]
+    assert entry["kind"] == "unusable"
+    wanted = {
+        "cut": "cannot load",
+        "another model": "expected both of one model",
+        "fails when it runs": "indices element out of data bounds",
+    }
+    assert wanted[damage] in entry["failures"][0] and "\n" not in entry["failures"][0]
+
+
 def test_a_graph_that_misses_its_gates_is_left_out(folder, monkeypatch):
     text = np.random.default_rng(2).integers(0, VOCABULARY, (8, 64))
     impossible = dict.fromkeys(tolerances.QUANTIZED["int8"], 1e-12)
@@ -227,7 +271,9 @@ def test_a_graph_that_misses_its_gates_is_left_out(folder, monkeypatch):
     assert not (artifact.output / "onnx" / "prompts_quantized.onnx").exists()
     [entry] = [each for each in artifact.verification if each["artifact"] == "int8_prompts"]
     assert entry["kind"] == "left out" and "expected at most" in entry["reason"]
-    assert "not in this export: int8_prompts" in (artifact.output / "verification.md").read_text()
+    page = (artifact.output / "verification.md").read_text()
+    assert "not in this export: int8_prompts" in page
+    assert "what missed them was left out (ONNX, 8-bit weights, for long prompts)" in page
     assert "prompts" not in (artifact.output / CHECKSUMS).read_text()
     prompt = list(range(LONG_PROMPT))
     [result] = Session.open(artifact.output, "int8").generate([prompt], GenerationOptions(max_new_tokens=2))

@@ -220,7 +220,7 @@ def test_threads_share_the_steps_and_each_gets_its_own_tokens(session, tiny):
 
 
 def test_an_onnxruntime_without_query_lengths_takes_the_common_graph(directory, tiny, monkeypatch):
-    def refused(path, num_threads):
+    def refused(*_):
         raise InputError("found a graph that onnxruntime cannot load")
 
     monkeypatch.setattr(session_module, "load_engine_graph", refused)

@@ -160,20 +160,13 @@ class Engine:
     def _graph_of_prompts(self) -> EngineGraph:
         if self._prompts_graph is None:
             try:
-                self._prompts_graph = self._loaded_prompts()
+                loaded = self._load_prompts()
+                loaded.check_same_cache(self._graph)
+                self._prompts_graph = loaded
             except InputError as error:
                 warnings.warn(f"long prompts are read the slower way: {error}", stacklevel=2)
                 self._prompts_graph = self._graph
         return self._prompts_graph
-
-    def _loaded_prompts(self) -> EngineGraph:
-        graph = self._load_prompts()
-        if graph.contract != self._graph.contract:
-            raise InputError(
-                "found a graph for long prompts whose cache or vocabulary is not that of the engine's "
-                "graph, expected both of one model; export it again"
-            )
-        return graph
 
     def _run(self, graph: EngineGraph, work: list[tuple[Request, Feed]]) -> None:
         logits = self._cache.run([feed for _, feed in work], graph)  # [wanted, vocabulary]

@@ -47,9 +47,15 @@ class EngineGraph:
     dtype: type
     logits_dtype: type
 
-    @property
-    def contract(self) -> tuple:
-        """What two graphs must have in common to work on one cache."""
+    def check_same_cache(self, other: "EngineGraph") -> None:
+        """Raises InputError unless both graphs can work on one cache."""
+        if self._contract() != other._contract():
+            raise InputError(
+                "found a graph for long prompts whose cache or vocabulary is not that of the engine's "
+                "graph, expected both of one model; export it again"
+            )
+
+    def _contract(self) -> tuple:
         sizes = (self.num_key_value_heads, self.head_dim, self.vocabulary_size)
         return (self.cache_names, *sizes, self.dtype, self.logits_dtype)
 
@@ -59,17 +65,17 @@ def engine_runs_here() -> bool:
     return operator_has_input("GroupQueryAttention", "query_seqlens")
 
 
-def load_engine_graph(path: Path, num_threads: int | None = None) -> EngineGraph:
+def load_engine_graph(path: Path, num_threads: int | None = None, in_turns: bool = False) -> EngineGraph:
     """Loads the graph for the CPU.
 
     Args:
         path: the .onnx file; its external data, if it has any, is mapped into memory, not read.
-        num_threads: see `open_session`.
+        num_threads, in_turns: see `open_session`.
 
     Raises:
         InputError: no graph, or not one with the inputs and outputs above; an impossible number of threads.
     """
-    session = open_session(path, num_threads)
+    session = open_session(path, num_threads, in_turns)
     inputs = {item.name: item for item in session.get_inputs()}
     outputs = {item.name: item for item in session.get_outputs()}
     pairs = tuple(

@@ -75,12 +75,27 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
     return ExportDirectory(
         directory=directory,
         model_path=model_path,
-        engine_path=_if_there(model_path, ENGINE_OF_PRECISION[precision]),
-        prompts_path=_if_there(model_path, PROMPTS_OF_PRECISION.get(precision)),
+        engine_path=engine_of(directory, precision),
+        prompts_path=prompts_of(directory, precision),
         context_length=_context_length(directory, config, genai),
         vocabulary_size=_positive(directory / "config.json", config, "vocab_size"),
         default_options=_default_options(directory, generation),
     )
+
+
+def engine_of(directory: Path, precision: str) -> Path | None:
+    """The engine's graph of a precision, where there is one."""
+    return _graph_if_there(directory, ENGINE_OF_PRECISION.get(precision))
+
+
+def prompts_of(directory: Path, precision: str) -> Path | None:
+    """The engine's graph for long prompts, where there is one."""
+    return _graph_if_there(directory, PROMPTS_OF_PRECISION.get(precision))
+
+
+def _graph_if_there(directory: Path, name: str | None) -> Path | None:
+    path = None if name is None else directory / "onnx" / name
+    return path if path is not None and path.is_file() else None
 
 
 def _model_path(directory: Path, precision: str) -> Path:
@@ -98,11 +113,6 @@ def _model_path(directory: Path, precision: str) -> Path:
             f"ask for one of those, or export with --precision {precision}"
         )
     raise InputError(f"found no onnx/*.onnx in {directory}, expected an export; make one with `tfgpt export`")
-
-
-def _if_there(model_path: Path, name: str | None) -> Path | None:
-    path = None if name is None else model_path.with_name(name)
-    return path if path is not None and path.is_file() else None
 
 
 def _optional_json(path: Path) -> dict:

@@ -86,15 +86,18 @@ class Session:
                 models.
         """
         export = read_export_directory(export_dir, precision)
+        two_graphs = engine and prompt_graph and export.prompts_path is not None
         # Both take a third of a second for GPT-2's size, and neither holds Python's lock for long.
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(_tokenizer, export.directory)
-            graph = _load(export, num_threads, engine)
+            graph = _load(export, num_threads, engine, in_turns=two_graphs)
             tokenizer = reading.result()
         _check_vocabularies(export, graph, tokenizer)
         load_prompts = None
-        if prompt_graph and export.prompts_path is not None:
-            load_prompts = functools.partial(load_engine_graph, export.prompts_path, num_threads)
+        if two_graphs:
+            load_prompts = functools.partial(
+                load_engine_graph, export.prompts_path, num_threads, in_turns=True
+            )
         return cls(export, graph, tokenizer, load_prompts)
 
     def generate(
@@ -143,11 +146,13 @@ class Session:
         return options
 
 
-def _load(export: ExportDirectory, num_threads: int | None, engine: bool) -> CacheGraph | EngineGraph:
+def _load(
+    export: ExportDirectory, num_threads: int | None, engine: bool, in_turns: bool
+) -> CacheGraph | EngineGraph:
     if not engine or export.engine_path is None:
         return load_graph(export.model_path, num_threads)
     try:
-        return load_engine_graph(export.engine_path, num_threads)
+        return load_engine_graph(export.engine_path, num_threads, in_turns)
     except InputError:
         # Asked only now, since looking through all operators takes longer than loading a small graph.
         if engine_runs_here():
