@@ -45,17 +45,6 @@ def changed(tokenizer, **parts) -> EndOfWordTokenizer:
     return EndOfWordTokenizer(tokenizers.Tokenizer.from_str(json.dumps(state)), None)
 
 
-@pytest.fixture(scope="module")
-def gpt1(fixtures_directory):
-    return load_tokenizer(fixtures_directory / "tokenizers" / "gpt1")
-
-
-@pytest.fixture
-def families(fixture_module):
-    """tests/fixtures/tokenizer_families.py."""
-    return fixture_module("tokenizer_families")
-
-
 def dense(generator, count):
     return ["".join(generator.choices(DENSE, k=generator.randint(0, 25))) for _ in range(count)]
 

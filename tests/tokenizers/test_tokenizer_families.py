@@ -27,17 +27,6 @@ def small(name, fixtures_directory):
     return fixtures_directory / "tokenizers" / name
 
 
-@pytest.fixture
-def gpt1(fixtures_directory):
-    return load_tokenizer(fixtures_directory / "tokenizers" / "gpt1")
-
-
-@pytest.fixture
-def families(fixture_module):
-    """tests/fixtures/tokenizer_families.py."""
-    return fixture_module("tokenizer_families")
-
-
 def stream(tokenizer, token_ids):
     decoder = tokenizer.stream_decoder()
     return [*(decoder.push(token_id) for token_id in token_ids), decoder.flush()]
