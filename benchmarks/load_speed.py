@@ -2,7 +2,7 @@
 
 Goal of the project's numbers: at most 1.5 times the time of transformers, at most 1.0 times its memory.
 
-Command:  python benchmarks/peers.py make torch
+Command:  python benchmarks/peers.py make tfgpt torch
           python benchmarks/load_speed.py [--size gpt2-1558m] [--written-by safetensors|tfgpt]
                                           [--output benchmarks/results/NAME.json]
 Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache, as safetensors writes
@@ -82,7 +82,7 @@ def load_with_transformers(model_dir: Path) -> dict:
 def run_side(side: str, model_dir: Path, memory_bytes: int) -> dict:
     """One fresh process: its seconds by part and its peak memory."""
     measure.child_cost([sys.executable, "-c", TOUCH, str(memory_bytes)])
-    interpreter = sys.executable if side == "tfgpt" else str(peers.python("torch"))
+    interpreter = str(peers.python({"tfgpt": "tfgpt", "transformers": "torch"}[side]))
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         cost = measure.child_cost([interpreter, __file__, "--side", side, str(model_dir), str(answer)])

@@ -23,8 +23,12 @@ from pathlib import Path
 TORCH = "torch==2.13.0"
 ONNXRUNTIME = "onnxruntime==1.32.0"
 
+ROOT = Path(__file__).resolve().parent.parent
+
 # environment -> what pip installs into it; the first requirement is the one that the name stands for
 ENVIRONMENTS = {
+    # Ourselves as users have us: where JAX is installed too, TensorFlow imports it.
+    "tfgpt": ("-e", str(ROOT)),
     "torch": (TORCH, "transformers==5.23.0", "numpy"),
     "optimum": ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH, ONNXRUNTIME),
     # The servers' own schemas. TF Serving's would bring TensorFlow, which they do not need.

@@ -98,6 +98,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     import json
 
     path = Path(path)
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"{path} is no file: expected JSON")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -78,10 +78,12 @@ def _check_float32(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
     ]
     options = GenerationOptions(max_new_tokens=1, prompt_logprobs=True, end_of_text_ids=())
     rows = make_rows(prompts, options, None, config.vocabulary_size, config.context_length)
-    for row in rows:
-        engine.submit(row)
+    requests = [engine.submit(row) for row in rows]
     while not engine.idle:
         engine.step()
+    for request in requests:
+        if request.failure is not None:
+            raise request.failure
     worst = float(max(_difference(verifier.reference.model, row) for row in rows))
     yield {
         "artifact": "fp32",

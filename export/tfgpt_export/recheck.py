@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt._version import __version__
+from tfgpt.checkpoints.directory import read_model_config
 from tfgpt.errors import InputError, one_line
 from tfgpt.files import read_json
 from tfgpt.generation.loop import generate
@@ -19,7 +20,7 @@ from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISIO
 from tfgpt.serving.graph import load_graph
 from tfgpt.serving.runtime import RUNTIME_ERRORS
 from tfgpt_export import clients
-from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_name
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, path_of, prompts_name
 from tfgpt_export.checksums import compare_checksums
 from tfgpt_export.comparison import (
     compare_generation,
@@ -31,6 +32,7 @@ from tfgpt_export.comparison import (
 from tfgpt_export.gates import Gates, gates_again, gates_of, is_lossless
 from tfgpt_export.greedy import compare_greedy
 from tfgpt_export.reference_file import REFERENCE_FILE, read_reference
+from tfgpt_export.report import LEFT_OUT
 from tfgpt_export.runners import OnnxRunner
 
 
@@ -62,8 +64,11 @@ def verify_export(
     export_dir = Path(export_dir)
     graphs = _graphs(export_dir)
     asked = clients.find(client_names, client_places or {})  # a wrong name is told before the work
+    if model_dir is not None:
+        _check_same_model(export_dir, model_dir)
     progress("checksums")
     files = compare_checksums(export_dir)
+    files["failures"] += _absent(export_dir, files["failures"])
     entries = [files]
     reference, failure = _reference(export_dir, model_dir, text, progress, bool(files["failures"]))
     if failure:
@@ -98,6 +103,38 @@ def _graphs(export_dir: Path) -> dict[str, Path]:
             f"found no onnx/*.onnx in {export_dir}, expected an export; make one with `tfgpt export`"
         )
     return graphs
+
+
+def _check_same_model(export_dir: Path, model_dir: Path) -> None:
+    """Raises InputError for a model of other sizes than the export's config.json states."""
+    try:
+        exported = read_model_config(export_dir)[1]
+    except InputError:
+        return  # a damaged one is a failure of the checksums
+    model = read_model_config(model_dir)[1]
+    for name in ("family", "num_layers", "hidden_dim", "num_heads", "vocabulary_size"):
+        found, expected = getattr(model, name), getattr(exported, name)
+        if found != expected:
+            raise InputError(
+                f"found a model with {name}={found} in {model_dir}, expected {expected} as {export_dir} has; "
+                "give the model that it was made from"
+            )
+
+
+def _absent(export_dir: Path, known: list[str]) -> list[str]:
+    """One line for each artifact that was verified when the export was made and is not there any more.
+
+    The list of checksums tells the same, unless it was cut. `known`: what is reported already.
+    """
+    path = export_dir / "verification.json"
+    earlier = read_json(path).get("artifacts", []) if path.is_file() else []
+    places = {path_of(entry["artifact"]) for entry in earlier if entry["kind"] != LEFT_OUT}
+    absent = {place for place in places if place and not (export_dir / place).exists()}
+    return [
+        f"{place} was verified with this export and is missing: copy the export again"
+        for place in sorted(absent)
+        if not any(failure.startswith(place) for failure in known)
+    ]
 
 
 def _reference(export_dir: Path, model_dir: Path | None, text, progress, damaged: bool):

@@ -392,6 +392,41 @@ def test_a_tied_head_that_is_stored_too_must_be_the_table(fixtures_directory, tm
     refused(tmp_path, head, "differs from the token table")
 
 
+@pytest.mark.parametrize("dtype, wide", [("float16", "take float32 or bfloat16"), ("float32", "no dtype")])
+def test_loading_makes_no_infinite_numbers(model_directory, dtype, wide):
+    size = np.float32(1e20) if dtype == "float16" else np.float64(1e300)
+    change_tensors(
+        model_directory,
+        lambda tensors: tensors.update({name: each * size for name, each in tensors.items()}),
+    )
+    with pytest.raises(InputError, match=f"has numbers up to .*, more than {dtype} holds: {wide}"):
+        tfgpt.CausalLM.from_pretrained(model_directory, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["nonsense", "int8", 5, {}])
+def test_what_is_no_dtype(model_directory, dtype):
+    with pytest.raises(InputError, match="expected a dtype policy of Keras"):
+        tfgpt.CausalLM.from_pretrained(model_directory, dtype=dtype)
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(model_directory, monkeypatch):
+    def denied(path, framework):
+        raise FileNotFoundError(path)  # what safetensors makes of a file without permission
+
+    monkeypatch.setattr("tfgpt.checkpoints.readers.safe_open", denied)
+    refused(model_directory, "model.safetensors cannot be opened")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_convert_waits_for_no_pipe(model_directory, tmp_path, capsys, name):
+    (model_directory / name).unlink(missing_ok=True)
+    os.mkfifo(model_directory / name)
+    assert main(["convert", str(model_directory), str(tmp_path / "out")]) == 2
+    assert f"{name} is no file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_is_not_waited_for(model_directory):
     (model_directory / "model.safetensors").unlink()

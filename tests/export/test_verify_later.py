@@ -65,6 +65,33 @@ def test_the_recorded_answers_are_small(exported):
     assert (exported.output / "verification_reference.npz").stat().st_size < 400_000
 
 
+@pytest.mark.parametrize("cut", ["within a line", "after a line"])
+def test_a_list_of_checksums_that_was_cut_hides_nothing(received, cut):
+    path = received / "SHA256SUMS"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]) + (lines[3][:30] if cut == "within a line" else ""))
+    (received / "onnx/model_quantized.onnx").unlink()
+    failures = verify_export(received)["failures"]
+    gone = "onnx/model_quantized.onnx was verified with this export and is missing: copy the export again"
+    assert gone in failures
+    assert "onnx/model.onnx is not listed in SHA256SUMS: copy the export again" in failures
+    assert ("SHA256SUMS is not a whole list" in failures[0]) == (cut == "within a line")
+
+
+def test_files_that_were_laid_beside_are_no_failure(received):
+    (received / "notes.txt").write_text("ours")
+    assert not verify_export(received)["failures"]
+
+
+def test_another_model_is_refused(received, tmp_path):
+    from tfgpt.config import ModelConfig
+    from tfgpt.models.causal_lm import CausalLM
+
+    CausalLM(ModelConfig(100, 32, 1, 2, 32)).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"found a model with num_layers=1 in .* give the model that it was"):
+        verify_export(received, tmp_path / "other")
+
+
 @pytest.mark.slow
 def test_a_changed_byte_is_found(received):
     path = received / "config.json"

@@ -1,7 +1,9 @@
 """Arrays between files and models: aligned memory, copies in blocks, finiteness. Loads no TensorFlow."""
 
-import ml_dtypes  # noqa: F401  registers bfloat16 and the kinds of float8 with NumPy
+import ml_dtypes  # which also registers bfloat16 and the kinds of float8 with NumPy
 import numpy as np
+
+from tfgpt.errors import InputError
 
 # TensorFlow and XLA take memory over, instead of copying it, where it begins at a multiple of this.
 ALIGNMENT = 64
@@ -44,6 +46,26 @@ def laid_out(array: np.ndarray, dtype) -> np.ndarray:
             block = np.s_[row : row + _BLOCK_ROWS, column : column + _BLOCK_ROWS]
             np.copyto(copy[block], array[block], casting="unsafe")
     return copy
+
+
+def cast(name: str, array: np.ndarray, dtype) -> np.ndarray:
+    """A finite array as `dtype`, laid out; InputError where one of its numbers would become infinite."""
+    with np.errstate(over="ignore"):
+        converted = laid_out(array, dtype)
+    if converted.dtype.name not in _BITS or array.dtype.name not in _BITS:
+        return converted
+    if _largest(converted.dtype) < _largest(array.dtype) and not is_finite(converted):
+        largest = float(np.abs(array).max())
+        wide = [each for each in ("float32", "bfloat16", "float16") if largest <= _largest(each)]
+        advice = f"take {' or '.join(wide)}" if wide else "no dtype of weights does"
+        raise InputError(
+            f"{name} has numbers up to {largest:.3g}, more than {converted.dtype.name} holds: {advice}"
+        )
+    return converted
+
+
+def _largest(dtype) -> float:
+    return float(ml_dtypes.finfo(dtype).max)
 
 
 def is_finite(array: np.ndarray) -> bool:

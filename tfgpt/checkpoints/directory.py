@@ -65,8 +65,11 @@ def copy_tokenizer(source: Path, target: Path, renamed: dict[str, str] | None = 
     `renamed` lists the files of another format: their names there and in a model directory.
     """
     for theirs, ours in (renamed or {name: name for name in TOKENIZER_FILES}).items():
-        if (Path(source) / theirs).exists():
-            shutil.copyfile(Path(source) / theirs, Path(target) / ours)
+        path = Path(source) / theirs
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file: expected one of a tokenizer; remove it or restore it")
+        if path.exists():
+            shutil.copyfile(path, Path(target) / ours)
     for path in sorted((Path(source) / CHAT_TEMPLATE_FOLDER).glob("*.jinja")):
         (Path(target) / CHAT_TEMPLATE_FOLDER).mkdir(exist_ok=True)
         shutil.copyfile(path, Path(target) / CHAT_TEMPLATE_FOLDER / path.name)

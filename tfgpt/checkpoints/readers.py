@@ -119,13 +119,15 @@ class TensorReader:
         path = self.directory / stored.file
         before = stored.start % mmap.ALLOCATIONGRANULARITY  # a mapping begins at a page
         length = before + num_elements * dtype.itemsize
-        with path.open("rb") as file:
-            try:
+        try:
+            with path.open("rb") as file:
                 pages = mmap.mmap(
                     file.fileno(), length, access=mmap.ACCESS_COPY, offset=stored.start - before
                 )
-            except ValueError:
-                raise InputError(f"{path} became shorter while it was read: download it again") from None
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} was changed while it was read ({one_line(error)}): download it again"
+            ) from None
         return np.frombuffer(pages, dtype, num_elements, offset=before).reshape(stored.shape)
 
 
@@ -143,7 +145,9 @@ def _header(path: Path) -> list[tuple[str, _Stored]]:
             found = [(name, each.get_dtype(), tuple(each.get_shape())) for name, each in slices]
         with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
-    except FileNotFoundError:
+    except FileNotFoundError:  # safetensors says so of files that may not be read, too
+        if path.exists():
+            raise InputError(f"{path} cannot be opened: expected a file that may be read") from None
         raise InputError(f"{path} is missing: the index lists it; download the directory again") from None
     except (SafetensorError, OSError) as error:
         size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""

@@ -25,8 +25,8 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 def check_shard_size(max_shard_size: int) -> None:
     """`InputError` for a size that no shard can keep."""
-    if max_shard_size < 1:
-        raise InputError(f"found max_shard_size={max_shard_size}, expected a number of bytes of at least 1")
+    if not isinstance(max_shard_size, int) or max_shard_size < 1:
+        raise InputError(f"found max_shard_size={max_shard_size!r}, expected a number of bytes of at least 1")
 
 
 def write_tensors(published: list[PublishedTensors], directory: Path, max_shard_size: int) -> None:

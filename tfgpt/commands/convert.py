@@ -72,6 +72,7 @@ def _write(source: Path, found, directory: Path, arguments) -> dict:
 
 def _weights(reader, family, config, dtype: str | None) -> dict:
     """The weights of the model that the config makes, as they are read from the source."""
+    from tfgpt.checkpoints.arrays import cast
     from tfgpt.checkpoints.translate import Weight, match_names, read_weights, stored_dtype
     from tfgpt.commands.backend import load_keras
 
@@ -83,28 +84,12 @@ def _weights(reader, family, config, dtype: str | None) -> dict:
     dtypes = {rule.target: dtype or stored_dtype(reader, names) for rule, names in rows}
 
     def reading(name, read):
-        return lambda: _converted(name, read(), dtypes[name])
+        return lambda: cast(name, read(), dtypes[name])
 
     return {
         name: Weight(shapes[name], dtypes[name], reading(name, read))
         for name, read in read_weights(reader, family, config, shapes)
     }
-
-
-def _converted(name: str, weight, dtype: str):
-    """The weight as `dtype`; InputError where one of its numbers would become infinite."""
-    import numpy as np
-
-    from tfgpt.checkpoints.arrays import is_finite, laid_out
-
-    with np.errstate(over="ignore"):
-        converted = laid_out(weight, dtype)
-    if converted.dtype != weight.dtype and not is_finite(converted):
-        raise InputError(
-            f"{name} has numbers up to {np.abs(weight).max():.3g}, more than {dtype} holds: take "
-            "--dtype float32, or bfloat16"
-        )
-    return converted
 
 
 def _counted(published: list) -> list:

@@ -151,9 +151,14 @@ class CausalLM(Trainer):
             token: of the hub; `None` takes HF_TOKEN or the one of `hf auth login`.
             local_files_only: take the repository from huggingface_hub's cache, and ask no server.
 
+        The model may use the files' memory as it is: as long as it lives they may be replaced or removed, but
+        not overwritten in place.
+
         Raises:
-            InputError: the directory is incomplete or contradicts itself.
+            InputError: the directory is incomplete or contradicts itself, `dtype` is no policy, or a weight
+                is too large for it.
         """
+        _check_policy(dtype)
         directory = resolve(
             source, revision, token=token, local_files_only=local_files_only, check=read_model_config
         )
@@ -199,6 +204,16 @@ def _weight_of(variable: keras.Variable) -> Weight:
         return np.asarray(keras.ops.convert_to_numpy(variable))
 
     return Weight(tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype), read)
+
+
+def _check_policy(dtype) -> None:
+    """InputError for what Keras has no dtype policy for."""
+    try:
+        keras.dtype_policies.get(dtype)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise InputError(
+            f"found dtype={dtype!r}, expected a dtype policy of Keras: float32, bfloat16, mixed_bfloat16, ..."
+        ) from None
 
 
 def _keeps_beside_weights(path: Path) -> bool:

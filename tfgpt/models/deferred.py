@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from keras.src.backend.common import global_state  # no public name; see `_forget`
 
-from tfgpt.checkpoints.arrays import laid_out
+from tfgpt.checkpoints.arrays import cast, laid_out
 
 # Tensors that are read while another becomes a variable. First touching fresh memory is most of what copying
 # costs, and two threads do it at twice the speed of one. The memory of loading is promised as the weights and
@@ -54,10 +54,13 @@ def fill_all(
         variables: by name.
         reads: a name and a function that reads its value, in the order of filling. What a function raises is
             raised here when its turn comes; the functions after it may have run.
+
+    Raises:
+        InputError: a number that would become infinite in the variable's dtype.
     """
 
     def prepare(name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-        return laid_out(read(), _numpy_dtype(variables[name].dtype))
+        return cast(name, read(), _numpy_dtype(variables[name].dtype))
 
     with ThreadPoolExecutor(_READ_AHEAD, "tfgpt-reading") as pool:
         try:

@@ -129,9 +129,10 @@ class Engine:
     def step(self) -> None:
         """Feeds every running request and hands it its logits; does nothing when there are none.
 
-        A request whose logits are not finite fails by itself. An error of the runtime fails all that it was
-        running, and is raised. Where the graph for long prompts cannot be loaded, a warning says so once and
-        they are read by the other.
+        A request whose logits are not finite fails by itself, and an error of the runtime fails those that it
+        was running (`Request.failure`): whose thread makes the step says nothing about whose requests they
+        are. Where the graph for long prompts cannot be loaded, a warning says so once and they are read by
+        the other.
         """
         self._running = [request for request in self._running if not request.done]
         self._admit()
@@ -145,7 +146,6 @@ class Engine:
                 for request, _ in part:
                     if not request.done:
                         request.failure = error
-                raise
 
     def _by_graph(
         self, work: list[tuple[Request, Feed]]
@@ -164,8 +164,8 @@ class Engine:
                 loaded.check_same_cache(self._graph)
                 self._prompts_graph = loaded
             except InputError as error:
+                self._prompts_graph = self._graph  # first, since a warning may be made an error
                 warnings.warn(f"long prompts are read the slower way: {error}", stacklevel=2)
-                self._prompts_graph = self._graph
         return self._prompts_graph
 
     def _run(self, graph: EngineGraph, work: list[tuple[Request, Feed]]) -> None:

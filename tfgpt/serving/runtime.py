@@ -8,6 +8,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from tfgpt.errors import InputError, one_line
+from tfgpt.generation.options import is_integer
 
 # What onnxruntime raises: classes of its own without a base class, and RuntimeError where memory is bound.
 RUNTIME_ERRORS = (
@@ -41,9 +42,9 @@ def open_session(
         InputError: no graph that onnxruntime can load; an impossible number of threads.
     """
     most = max(_MOST_THREADS, _num_cores())
-    if num_threads is not None and not 1 <= num_threads <= most:
+    if num_threads is not None and not (is_integer(num_threads) and 1 <= num_threads <= most):
         raise InputError(
-            f"found {num_threads} threads, expected 1 to {most}; leave it out to take one for each core"
+            f"found {num_threads!r} threads, expected 1 to {most}; leave it out to take one for each core"
         )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
