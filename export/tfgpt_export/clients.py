@@ -117,6 +117,9 @@ def find(names: Sequence[str], places: dict[str, str]) -> Found:
     for name in (*names, *places):
         if name not in CLIENTS and not (name == ALL and name in names):
             raise InputError(f"there is no client {name!r}{nearest(name, [*CLIENTS, ALL])}")
+    for name in places:
+        if name not in names and ALL not in names:
+            raise InputError(f"found a place of {name}, which is not asked for: add --client {name}")
     programs, missing = {}, []
     for name in CLIENTS:
         if name not in names and ALL not in names:

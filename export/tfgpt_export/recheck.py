@@ -127,8 +127,9 @@ def _absent(export_dir: Path, known: list[str]) -> list[str]:
     The list of checksums tells the same, unless it was cut. `known`: what is reported already.
     """
     path = export_dir / "verification.json"
-    earlier = read_json(path).get("artifacts", []) if path.is_file() else []
-    places = {path_of(entry["artifact"]) for entry in earlier if entry["kind"] != LEFT_OUT}
+    earlier = read_json(path).get("artifacts") if path.is_file() else None
+    earlier = [entry for entry in earlier if isinstance(entry, dict)] if isinstance(earlier, list) else []
+    places = {path_of(str(entry.get("artifact"))) for entry in earlier if entry.get("kind") != LEFT_OUT}
     absent = {place for place in places if place and not (export_dir / place).exists()}
     return [
         f"{place} was verified with this export and is missing: copy the export again"

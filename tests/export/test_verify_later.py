@@ -216,6 +216,8 @@ def test_the_command_line_says_what_is_wrong(received, capsys):
         (["EXPORT", "--text", "x.txt"], "found --text without --model"),
         (["EXPORT", "--client", "genia"], "there is no client 'genia'; did you mean 'genai'?"),
         (["EXPORT", "--client-at", "genai"], "expected NAME=PATH"),
+        (["EXPORT", "--client-at", "genai=/nowhere"], "found a place of genai, which is not asked for"),
+        (["EXPORT", "--html", "EXPORT"], "expected a file for the page"),
         (
             ["EXPORT", "--client-at", "genai=/nowhere/python", "--client", "genai"],
             "expected its Python interpreter",

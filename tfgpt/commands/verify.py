@@ -41,6 +41,8 @@ def run(arguments) -> int:
         raise InputError(
             "found --text without --model, expected both: recorded answers are to a text of theirs"
         )
+    if arguments.html and Path(arguments.html).expanduser().is_dir():
+        raise InputError(f"found a directory {arguments.html}, expected a file for the page: add its name")
     model_dir, text = None, None
     if arguments.model:
         model_dir = Path(arguments.model).expanduser()
