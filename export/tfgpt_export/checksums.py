@@ -16,8 +16,13 @@ def write_checksums(directory: Path) -> None:
     write_text(directory / CHECKSUMS, "\n".join(lines) + "\n")
 
 
-def read_checksums(directory: Path) -> tuple[dict[str, str], bool]:
-    """Path within the directory -> checksum, empty where there is no list; whether all of it is lines."""
+def read_checksums(directory: Path) -> dict[str, str]:
+    """Path within the directory -> checksum; empty where there is no list."""
+    return _parsed(directory)[0]
+
+
+def _parsed(directory: Path) -> tuple[dict[str, str], bool]:
+    """The same, and whether the list is whole lines of that kind."""
     path = directory / CHECKSUMS
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in text.splitlines()]
@@ -30,7 +35,7 @@ def compare_checksums(directory: Path) -> dict:
 
     Graphs and weights that are not listed are failures too; other files may have been laid beside them.
     """
-    listed, is_whole = read_checksums(directory)
+    listed, is_whole = _parsed(directory)
     failures = []
     if not listed:
         failures.append(f"found no {CHECKSUMS} in {directory}, expected the list of its files; copy it again")
