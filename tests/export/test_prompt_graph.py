@@ -202,27 +202,27 @@ def test_it_is_verified_and_verified_again(exported):
     assert again["limits"] and not again["failures"]
 
 
+def change(path, part, changed):
+    """Puts `changed(array)` in the place of the one initializer with `part` in its name."""
+    model = onnx.load(path)
+    [tensor] = [each for each in model.graph.initializer if part in each.name]
+    array = changed(numpy_helper.to_array(tensor))
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save_model(model, path)
+
+
 def test_verifying_again_finds_another_graph(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
-    path = copy / "onnx" / "prompts_quantized.onnx"
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.name == "prompt.per_level":
-            tensor.CopyFrom(numpy_helper.from_array(np.array(1 / 4, np.float32), tensor.name))
-    onnx.save_model(model, path)
+    change(
+        copy / "onnx" / "prompts_quantized.onnx", "prompt.per_level", lambda _: np.array(1 / 4, np.float32)
+    )
     failures = verify_export(copy)["failures"]
     assert any(each.startswith("int8_prompts: kl divergence against Keras") for each in failures)
 
 
 def test_what_comes_after_a_long_prompt_is_verified_too(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
-    path = copy / "onnx" / "engine_quantized.onnx"
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.name == "decoder/final_norm/scale":
-            scale = numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(-scale, tensor.name))
-    onnx.save_model(model, path)
+    change(copy / "onnx" / "engine_quantized.onnx", "decoder/final_norm/scale", lambda scale: -scale)
     failures = verify_export(copy)["failures"]
     assert any(each.startswith("int8_prompts: kl divergence against Keras") for each in failures)
 
@@ -239,10 +239,7 @@ def test_a_damaged_graph_is_told_beside_what_int8_gives(exported, folder, tmp_pa
         export(tmp_path / "other", tmp_path / "others", ("int8",), saved_model=False, verify=False)
         shutil.copyfile(tmp_path / "others" / "onnx" / path.name, path)
     else:
-        model = onnx.load(path)
-        [table] = [each for each in model.graph.initializer if "position" in each.name]
-        table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:4], table.name))
-        onnx.save_model(model, path)
+        change(path, "position", lambda table: table[:4])
     report = verify_export(copy)
     by_artifact = {}
     for entry in report["artifacts"]:

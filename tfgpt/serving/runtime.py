@@ -57,7 +57,7 @@ def open_session(
     options.log_severity_level = 4  # errors come as exceptions
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except RUNTIME_ERRORS as error:
+    except Exception as error:  # whatever a damaged file makes of the message, too
         raise InputError(
             f"found a graph that onnxruntime cannot load in {path} ({one_line(error)}), expected ONNX; "
             "export it again"
