@@ -109,15 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tfgpt-batch-") as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         decode.prepare_folder(folder, options.sides)
-        commands = {side: decode.command_of(side, folder, "--side") for side in options.sides}
-        for command in commands.values():
-            command[1] = __file__
-            command += ["--cases", *options.cases]
-        with measure.started(commands) as sides:
-            answers = measure.interleave(
-                {name: side.run for name, side in sides.items()}, options.repetitions
-            )
-            versions = {name: side.versions for name, side in sides.items()}
+        commands = {
+            side: [*decode.command_of(side, folder, "--side", __file__), "--cases", *options.cases]
+            for side in options.sides
+        }
+        answers, facts = measure.side_by_side(commands, options.repetitions)
     rows = {
         f"{name}, {case}": [answer["rates"][case] for answer in found]
         for case in options.cases
@@ -130,11 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
         for ours, peer, limit in GOALS
         if (first := f"{ours}, {case}") in rows and (second := f"{peer}, {case}") in rows
     ]
-    facts = {
-        "versions": versions,
-        "setting": {"steady_tokens": STEADY_TOKENS, "threads": measure.THREADS},
-        "disturbance": measure.disturbance(answers),
-    }
+    facts["setting"] = {"steady_tokens": STEADY_TOKENS, "threads": measure.THREADS}
     measure.report("decoding, many requests", "tokens/s", rows, targets, options.output, **facts)
     return 0
 

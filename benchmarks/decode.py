@@ -253,13 +253,13 @@ def converted(side: str, folder: Path) -> Path:
     return folder / (f"{name}-{precision}" if name in ("ctranslate2", "llama_cpp") else name)
 
 
-def command_of(side: str, folder: Path, action: str) -> list[str]:
-    """The command line that converts for (`--convert`) or serves (`--side`) a side."""
+def command_of(side: str, folder: Path, action: str, script: str = __file__) -> list[str]:
+    """The command line that converts for (`--convert`) or serves (`--side`, by `script`) a side."""
     import peers
 
     name = side.split()[0]
     python = sys.executable if name in ("tfgpt", "memory") else peers.python(name)
-    return [str(python), __file__, action, side, "--folder", str(folder)]
+    return [str(python), script, action, side, "--folder", str(folder)]
 
 
 def prepare_folder(folder: Path, sides) -> None:
@@ -306,11 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = (options.folder or Path(temporary)).resolve()
         prepare_folder(folder, options.sides)
         commands = {side: command_of(side, folder, "--side") for side in options.sides}
-        with measure.started(commands) as sides:
-            answers = measure.interleave(
-                {name: side.run for name, side in sides.items()}, options.repetitions
-            )
-            versions = {name: side.versions for name, side in sides.items()}
+        answers, facts = measure.side_by_side(commands, options.repetitions)
     check_tokens(answers)
     rows = measure.values(answers)
     targets = [
@@ -318,10 +314,10 @@ def main(arguments: list[str] | None = None) -> int:
         for ours, peer, limit in GOALS
         if ours in rows and peer in rows
     ]
-    facts = {
-        "versions": versions,
-        "setting": {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "threads": measure.THREADS},
-        "disturbance": measure.disturbance(answers),
+    facts["setting"] = {
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+        "threads": measure.THREADS,
     }
     measure.report("decoding, one request", "tokens/s", rows, targets, options.output, **facts)
     return 0

@@ -1,6 +1,6 @@
 """Training GPT-2 124m on one GPU: tfgpt on Keras's JAX backend, and PyTorch's transformers.
 
-No goal: what `fit` gives on a GPU, beside what its users had before.
+Goal: none in numbers; what `fit` gives on a GPU, beside what its users had before.
 
 Command:  python benchmarks/gpu_training.py [--output benchmarks/results/NAME.json]
 Setting:  GPT-2 124m with random weights and no dropout, batch 8 x 1,024 random tokens, AdamW, arithmetic in
@@ -106,11 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
         return serve_side(options.side)
 
     commands = {side: [sys.executable, __file__, "--side", side] for side in options.sides}
-    with measure.started(commands, ENVIRONMENT) as sides:
-        answers = measure.interleave({name: side.run for name, side in sides.items()}, options.repetitions)
-        versions = {name: side.versions for name, side in sides.items()}
-    losses = {name: rows[-1]["loss"] for name, rows in answers.items()}
-    facts = {"versions": versions, "losses": losses, "disturbance": measure.disturbance(answers)}
+    answers, facts = measure.side_by_side(commands, options.repetitions, ENVIRONMENT)
+    facts["losses"] = {name: rows[-1]["loss"] for name, rows in answers.items()}
     measure.report("training on a GPU", "tokens/s", measure.values(answers), [], options.output, **facts)
     return 0
 

@@ -144,9 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
         return serve_side(options.side, options.steps)
 
     commands = {side: command_of(side, options.steps) for side in options.sides}
-    with measure.started(commands) as sides:
-        answers = measure.interleave({name: side.run for name, side in sides.items()}, options.repetitions)
-        versions = {name: side.versions for name, side in sides.items()}
+    answers, facts = measure.side_by_side(commands, options.repetitions)
     rows = {}
     for name, found in answers.items():
         rows[f"{name}, whole"] = [each["value"] for each in found]
@@ -160,12 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     if {"tfgpt", "transformers"} <= set(answers):
         found = measure.ratio(rows["tfgpt, whole"], rows["transformers, whole"])
         targets.append(measure.Target("tfgpt / transformers, whole", found, 1.01, at_least=False))
-    facts = {
-        "versions": versions,
-        "steps": options.steps,
-        "published": shakespeare.PUBLISHED_LOSS,
-        "disturbance": measure.disturbance(answers),
-    }
+    facts |= {"steps": options.steps, "published": shakespeare.PUBLISHED_LOSS}
     measure.report("learning", "nats/character", rows, targets, options.output, **facts)
     return 0
 

@@ -135,6 +135,16 @@ def started(
         yield sides
 
 
+def side_by_side(
+    commands: Mapping[str, list[str]], repetitions: int, environment: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, list[dict]], dict]:
+    """Starts all sides and lets each answer in turn: ({side: its answers}, facts of them for `report`)."""
+    with started(commands, environment) as sides:
+        answers = interleave({name: side.run for name, side in sides.items()}, repetitions)
+        versions_found = {name: side.versions for name, side in sides.items()}
+    return answers, {"versions": versions_found, "disturbance": disturbance(answers)}
+
+
 def serve(prepare: Callable[[], Callable[[], dict]], packages: Iterable[str]) -> int:
     """The child's end: gets ready by `prepare()`, which returns the measurement, then answers every "run"."""
     # Libraries print to standard output as they like; the answers get a channel that only they use.

@@ -1,5 +1,7 @@
 """Long prompts that come while others decode, in int8: the engine with its graph for them, and without.
 
+Goal: above 1 times what one graph gives; two graphs whose threads spin against each other give less.
+
 Command:  python benchmarks/mixed.py [--output benchmarks/results/NAME.json]
 Setting:  random weights of GPT-2 124m (random_gpt2.py), 2 threads. Four requests of 16 tokens get 60 new ones
           each; beside them prompts of 128 tokens come one after another, two new tokens each, until the four
@@ -69,18 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
         commands = {
             side: [sys.executable, __file__, "--folder", str(folder), "--side", side] for side in SIDES
         }
-        with measure.started(commands) as sides:
-            answers = measure.interleave(
-                {name: side.run for name, side in sides.items()}, options.repetitions
-            )
-            versions = {name: side.versions for name, side in sides.items()}
+        answers, facts = measure.side_by_side(commands, options.repetitions)
     rows = measure.values(answers)
     ratio = measure.ratio(rows["two graphs"], rows["one graph"])
-    facts = {
-        "versions": versions,
-        "setting": {"threads": measure.THREADS, "decoding": NUM_DECODING, "long_prompt": LONG},
-        "disturbance": measure.disturbance(answers),
-    }
+    facts["setting"] = {"threads": measure.THREADS, "decoding": NUM_DECODING, "long_prompt": LONG}
     targets = [measure.Target("two graphs / one graph", ratio, 1.0)]
     measure.report("long prompts beside decoding, int8", "tokens/s", rows, targets, options.output, **facts)
     return 0

@@ -83,14 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tfgpt-prefill-") as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         decode.prepare_folder(folder, options.sides)
-        commands = {side: decode.command_of(side, folder, "--side") for side in options.sides}
-        for command in commands.values():
-            command[1] = __file__
-        with measure.started(commands) as sides:
-            answers = measure.interleave(
-                {name: side.run for name, side in sides.items()}, options.repetitions
-            )
-            versions = {name: side.versions for name, side in sides.items()}
+        commands = {side: decode.command_of(side, folder, "--side", __file__) for side in options.sides}
+        answers, facts = measure.side_by_side(commands, options.repetitions)
     rows = {
         f"{name}, {length} tokens": [answer["rates"][str(length)] for answer in found]
         for length in LENGTHS
@@ -103,11 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
         if own and peer in rows:
             best = max(own, key=lambda name: measure.ratio(rows[name], rows[peer]))
             targets.append(measure.Target(f"{best} / {PEER}", measure.ratio(rows[best], rows[peer]), LIMIT))
-    facts = {
-        "versions": versions,
-        "setting": {"threads": measure.THREADS},
-        "disturbance": measure.disturbance(answers),
-    }
+    facts["setting"] = {"threads": measure.THREADS}
     measure.report("reading a prompt", "tokens/s", rows, targets, options.output, **facts)
     return 0
 

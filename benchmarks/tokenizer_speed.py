@@ -136,11 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.side:
         return side_main(options.side, options.data, options.cores)
-    rows, targets, facts = {}, [], {}
+    rows, targets = {}, []
     for cores in (1, measure.machine()["cores"]):
-        with measure.started(commands(options.data, cores)) as sides:
-            found = measure.interleave({name: side.run for name, side in sides.items()}, options.repetitions)
-            facts["versions"] = {name: side.versions for name, side in sides.items()}
+        found, facts = measure.side_by_side(commands(options.data, cores), options.repetitions)
         values, label = measure.values(found), "1 core" if cores == 1 else f"{cores} cores"
         rows |= {f"{name}, {label}": numbers for name, numbers in values.items()}
         for name in values.keys() - {OURS}:

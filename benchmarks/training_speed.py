@@ -129,9 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         return serve_side(options.side, options.steps_per_execution)
 
     commands = {side: command_of(side, options.steps_per_execution) for side in options.sides}
-    with measure.started(commands) as sides:
-        answers = measure.interleave({name: side.run for name, side in sides.items()}, options.repetitions)
-        versions = {name: side.versions for name, side in sides.items()}
+    answers, facts = measure.side_by_side(commands, options.repetitions)
     rows = measure.values(answers)
     limits = {"transformers compiled": 1.25, "keras-hub": 1.0}
     targets = [
@@ -139,11 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         for peer, limit in limits.items()
         if "tfgpt" in rows and peer in rows
     ]
-    facts = {
-        "versions": versions,
-        "steps_per_execution": options.steps_per_execution,
-        "disturbance": measure.disturbance(answers),
-    }
+    facts["steps_per_execution"] = options.steps_per_execution
     measure.report("training speed", "steps/s", rows, targets, options.output, **facts)
     return 0
 

@@ -15,14 +15,18 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 # data_pipeline.py is checked by the data package's own tests.
 SCRIPTS = (
+    "batch",
     "decode",
     "export_cost",
     "export_memory",
+    "gpu_training",
     "graph_tokenizer",
     "learning",
     "load_memory",
     "load_speed",
+    "mixed",
     "peers",
+    "prefill",
     "quantization",
     "startup",
     "tokenizer_speed",
@@ -140,6 +144,17 @@ def test_side_answers_in_its_own_process(benchmark):
         assert [sides["one"].run()["value"] for _ in range(2)] == [1.5, 2.5]
         with pytest.raises(SystemExit, match=r"'one' ended before it answered(.|\n)*StopIteration"):
             sides["one"].run()
+
+
+def test_sides_answer_in_turn_with_their_facts(benchmark):
+    measure = benchmark("measure")
+    command = [sys.executable, "-c", SERVED.format(folder=str(BENCHMARKS))]
+    answers, facts = measure.side_by_side({"one": command, "two": command}, repetitions=2)
+    assert measure.values(answers) == {"one": [1.5, 2.5], "two": [1.5, 2.5]}
+    assert {name: found["numpy"] for name, found in facts["versions"].items()} == dict.fromkeys(
+        ("one", "two"), np.__version__
+    )
+    assert 0 <= facts["disturbance"] <= 1
 
 
 def test_side_that_cannot_start_says_why(benchmark):
