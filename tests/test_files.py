@@ -97,6 +97,13 @@ def test_a_file_in_the_place_of_a_directory_is_refused_and_kept(tmp_path):
     assert (tmp_path / "model").read_text() == "mine"
 
 
+def test_an_empty_name_is_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is empty"), replacing_directory(""):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_symbolic_link_stays_one(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "model").symlink_to("disk")

@@ -57,8 +57,10 @@ def replacing_directory(
         owned: patterns of names; an existing directory with any other entry is somebody else's and refused.
 
     Raises:
-        InputError: `path` is a file, or holds what is not `owned`.
+        InputError: `path` is empty, a file, or holds what is not `owned`.
     """
+    if not os.fspath(path):  # which would be the current directory
+        raise InputError("the name of the directory to write is empty: expected one, or . for this directory")
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: expected a directory, or a name that is free")
