@@ -42,7 +42,8 @@ else:
         return ops.matmul(rows, matrix)
 
     def _times_transposed(rows, matrix):
-        return ops.matmul(rows, ops.transpose(matrix))
+        # Not the product with a transposed matrix, which outside of a compiled function is a copy of a table.
+        return ops.einsum("...i,oi->...o", rows, matrix)
 
     def _on_rows(product, x, matrix, width: int):
         del width

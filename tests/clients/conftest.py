@@ -41,17 +41,22 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session")
-def client_model(tmp_path_factory):
-    """A GPT-2 directory: 12 layers of 4 heads of 16, context 128, a byte-level BPE and a chat template."""
+def client_tokenizer():
+    """A byte-level BPE of 320 tokens."""
+    from tfgpt.tokenizers.byte_pair import BytePairTokenizer
+
+    return BytePairTokenizer.train([TEXT.read_text(encoding="utf-8")], vocabulary_size=320)
+
+
+@pytest.fixture(scope="session")
+def client_model(client_tokenizer, tmp_path_factory):
+    """A GPT-2 directory: 12 layers of 4 heads of 16, context 128, its tokenizer and a chat template."""
     import keras
 
     from tfgpt.config import ModelConfig
     from tfgpt.models.causal_lm import CausalLM
-    from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 
-    folder = tmp_path_factory.mktemp("clients") / "model"
-    text = TEXT.read_text(encoding="utf-8")
-    tokenizer = BytePairTokenizer.train([text], vocabulary_size=320)
+    folder, tokenizer = tmp_path_factory.mktemp("clients") / "model", client_tokenizer
     end = tokenizer.end_of_text_id
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
@@ -65,7 +70,7 @@ def client_model(tmp_path_factory):
     )
     keras.utils.set_random_seed(7)
     model = CausalLM(config)
-    _learn_by_heart(model, tokenizer.encode(text))
+    _learn_by_heart(model, tokenizer.encode(TEXT.read_text(encoding="utf-8")))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder, config.context_length)
     settings = folder / "tokenizer_config.json"

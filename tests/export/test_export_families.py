@@ -348,6 +348,7 @@ def test_the_configs_beside_the_graph(artifact):
     assert (artifact.output / decoder["filename"]).is_file()
 
 
+@pytest.mark.slow
 def test_the_export_verifies_a_family_in_every_format(tmp_path):
     from tfgpt_export import export
 

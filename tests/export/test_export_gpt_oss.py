@@ -7,7 +7,7 @@ import pytest
 HEAD_DIM = 16
 
 
-@pytest.fixture(scope="module", params=["base", "others"])
+@pytest.fixture(scope="module", params=["base", pytest.param("others", marks=pytest.mark.slow)])
 def exported(request, fixtures_directory, tmp_path_factory):
     """(artifact, session, recorded numbers)."""
     import shutil

@@ -116,7 +116,7 @@ def test_a_failed_export_keeps_the_one_before(model_directory, tmp_path, quick, 
     assert (tmp_path / "export/SHA256SUMS").read_text() == before
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_a_wrong_bias_in_a_quantized_graph_is_caught(model_directory, tmp_path, monkeypatch, precision):
     from tfgpt_export import quantize
 
@@ -212,6 +212,7 @@ def test_a_model_that_is_not_there(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_saved_model_in_a_process_with_tensorflow_alone(exported, recorded, tmp_path):
     import subprocess
     import sys

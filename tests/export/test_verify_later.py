@@ -104,6 +104,7 @@ def test_a_changed_byte_is_found(received):
     ]
 
 
+@pytest.mark.slow
 def test_swapped_layers_are_found(received):
     path = received / "onnx/model.onnx"
     weights = {each.name: numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}

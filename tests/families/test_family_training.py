@@ -12,6 +12,10 @@ from tests.fixtures.tiny_models import BASES, TINY_MODELS, TRAINED
 from tfgpt import InputError
 from tfgpt.generation.options import GenerationOptions
 
+# Whose layers differ most; the other families are trained by the slow tests.
+QUICK = ("gpt2/inner", "gpt_neox/base", "gpt_oss/others")
+FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+
 
 @pytest.fixture(params=TINY_MODELS)
 def directory(request, fixtures_directory):
@@ -37,7 +41,7 @@ def damaged(directory, target, change):
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("directory", TRAINED, indirect=True)
+@pytest.mark.parametrize("directory", FAMILIES, indirect=True)
 def test_fit_generate_and_keras_file(directory, tmp_path, dtype):
     model = tfgpt.CausalLM.from_pretrained(directory, dtype=dtype)
     x, y = counting()

@@ -30,6 +30,31 @@ def test_each_variable_gets_its_own_value(dtype):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_variable_takes_aligned_memory_over(python, backend, dtype):
+    pytest.importorskip(backend)
+    code = f"""
+import ml_dtypes
+import numpy as np
+from tfgpt.checkpoints.arrays import empty_aligned
+from tfgpt.models.deferred import deferred_variables, fill
+import keras
+
+assert keras.config.backend() == "{backend}"
+value = empty_aligned((64, 64), getattr(ml_dtypes, "{dtype}", "{dtype}"))
+value[:] = np.arange(64)
+with deferred_variables():
+    variable = keras.Variable("zeros", shape=(64, 64), dtype="{dtype}")
+fill(variable, value)
+before = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")).copy()
+value[:] = 7  # which nobody may do: it shows whose memory the variable has
+after = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+print((before == np.arange(64)).all(), (after == 7).all())
+"""
+    assert python(code, KERAS_BACKEND=backend).split() == ["True", "True"]
+
+
 def test_two_tensors_are_read_side_by_side_and_never_a_third():
     variables = unfilled()
     lock, both = threading.Lock(), threading.Barrier(2, timeout=30)

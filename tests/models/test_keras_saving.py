@@ -37,6 +37,7 @@ def test_round_trip_is_bit_equal(tmp_path, dtype):
     np.testing.assert_array_equal(np.asarray(again(tokens())), np.asarray(model(tokens())))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_goes_on_training(tmp_path):
     model = tfgpt.CausalLM(CONFIG.replace(dropout=0.0))
     model.compile(keras.optimizers.AdamW(0.01, clipnorm=1.0), micro_batches=2)

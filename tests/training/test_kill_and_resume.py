@@ -47,7 +47,8 @@ def run_until_killed(recipe, output, step):
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("jit", ["false", pytest.param("true", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jit", ["false", "true"])
 def test_bitwise_as_if_never_killed(tmp_path, jit):
     rng = np.random.default_rng(0)
     corpus = tmp_path / "corpus.txt"

@@ -40,6 +40,7 @@ def test_repeated_rows_are_added_up_as_on_jax(python):
     np.testing.assert_allclose(losses(python, "mended", "tensorflow"), JAX_LOSSES, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_the_fault_is_still_there(python):
     # When this fails, Keras has mended its optimizer: `densify` may go.
     assert keras.ops.square(tf.IndexedSlices([[1.0], [2.0]], [0, 0], [3, 1])).values.shape[0] == 2

@@ -155,6 +155,7 @@ def test_weights_too_coarse_to_learn_are_warned_of(dtype):
     make_model(f"mixed_{dtype}").compile("adam")
 
 
+@pytest.mark.slow
 def test_loss_scaling_leaves_the_reported_norm_and_skips_what_overflows():
     batch = make_batches()
     reference = make_model()

@@ -168,6 +168,7 @@ def test_a_sample_prompt_that_fills_the_context_is_refused_at_once(corpus, tmp_p
         run(make(corpus, tmp_path, tensorboard={"sample_prompt": "to be or not to "}))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_its_steps_only(corpus, tmp_path):
     whole, _ = run(make(corpus, tmp_path))
     file = tmp_path / "checkpoints/step-00000012/variables.safetensors"
@@ -178,6 +179,7 @@ def test_a_damaged_checkpoint_costs_its_steps_only(corpus, tmp_path):
     assert again.metrics["validation"] == whole.metrics["validation"]
 
 
+@pytest.mark.slow
 def test_early_stopping_stays_stopped(corpus, tmp_path):
     # A rate too small to change a weight: no validation is better than the first.
     settings = {"steps": 60, "early_stopping_patience": 2}
@@ -192,6 +194,7 @@ def test_early_stopping_stays_stopped(corpus, tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == f"step-{steps:08d}"
 
 
+@pytest.mark.slow
 def test_the_average_is_validated_and_kept(corpus, tmp_path):
     recipe = make(corpus, tmp_path, training={"ema_momentum": 0.5})
     seen = {}

@@ -91,19 +91,34 @@ def _numpy_dtype(name: str) -> np.dtype:
 
 
 def _as_tensor(value: np.ndarray):
-    """The backend's tensor of an aligned array; on TensorFlow it is the same memory.
+    """The backend's tensor of an aligned array; on TensorFlow, and on JAX's CPU, it is the same memory.
 
     `tf.convert_to_tensor` copies into memory that the kernel hands out in pages of 4 KB, which takes twenty
     times as long as reading the file into NumPy's, which asks for large pages.
     """
-    if keras.backend.backend() != "tensorflow" or not value.size:
+    take_over = _TAKE_OVER.get(keras.backend.backend())
+    if take_over is None or not value.size:
         return keras.ops.convert_to_tensor(value)
+    return take_over(value)
+
+
+def _take_over_in_tensorflow(value: np.ndarray):
     import tensorflow as tf
 
     # DLPack as NumPy speaks it has no bfloat16: it travels as the integers of its bits.
     bits = value.view(np.uint16) if value.dtype == ml_dtypes.bfloat16 else value
     tensor = tf.experimental.dlpack.from_dlpack(bits.__dlpack__())
     return tensor if bits is value else tf.bitcast(tensor, tf.bfloat16)
+
+
+def _take_over_in_jax(value: np.ndarray):
+    import jax
+
+    # On a CPU these are the same memory, on others the copy that there must be.
+    return jax.device_put(value, may_alias=True)
+
+
+_TAKE_OVER = {"tensorflow": _take_over_in_tensorflow, "jax": _take_over_in_jax}
 
 
 def _forget() -> None:
