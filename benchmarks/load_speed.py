@@ -1,18 +1,19 @@
-"""Time and memory of loading GPT-2 1558m from safetensors: tfgpt (TensorFlow) and transformers (PyTorch).
+"""Time and memory of loading GPT-2 1558m from safetensors: tfgpt (Keras) and transformers (PyTorch).
 
 Goal of the project's numbers: at most 1.5 times the time of transformers, at most 1.0 times its memory.
 
 Command:  python benchmarks/peers.py make tfgpt torch
           python benchmarks/load_speed.py [--size gpt2-1558m] [--written-by safetensors|tfgpt]
-                                          [--output benchmarks/results/NAME.json]
-Setting:  random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache, as safetensors writes
-          them or as `tfgpt convert` does: with tensors at multiples of 64 bytes, which TensorFlow can use
-          where they are, where it must copy others. Each measurement is a fresh process. Loaded means:
-          `from_pretrained` has returned, and one token has gone through the model, so that pages which are
-          only mapped count on both sides. The time is from after the imports to the logits of that token; the
-          imports are reported apart, and both together. Memory is the peak resident set of the whole process,
-          imports included, as the kernel counts it; "beyond the imports" is what the model added. GB is 10^9
-          bytes.
+                                          [--backend tensorflow|jax] [--output benchmarks/results/NAME.json]
+Setting:  tfgpt on TensorFlow in an environment of its own (TensorFlow imports JAX where it is), or on JAX in
+          this one. Random fp32 weights in shards of 2 GB (random_sizes.py), in the page cache, as safetensors
+          writes them or as `tfgpt convert` does: with tensors at multiples of 64 bytes, which both backends
+          can use where they are, where they must copy others. Each measurement is a fresh process. Loaded
+          means: `from_pretrained` has returned, and one token has gone through the model, so that pages which
+          are only mapped count on both sides. The time is from after the imports to the logits of that token;
+          the imports are reported apart, and both together. Memory is the peak resident set of the whole
+          process, imports included, as the kernel counts it; "beyond the imports" is what the model added. GB
+          is 10^9 bytes.
           Before each measurement a process takes as much memory as the weights need and gives it back: under
           a hypervisor that backs memory when it is first touched, that first touch takes ten times as long as
           the rest of loading, and which side pays it would be chance.
@@ -21,6 +22,7 @@ Hardware: any CPU; disk and memory for the weights (6.2 GB of each). Time: about
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import sys
@@ -49,8 +51,9 @@ def parts_of(start: float, imported: float, loaded: float, imported_bytes: int) 
     return {"seconds": seconds, "imported_bytes": imported_bytes}
 
 
-def load_with_tfgpt(model_dir: Path) -> dict:
-    """Keras on TensorFlow."""
+def load_with_tfgpt(model_dir: Path, backend: str) -> dict:
+    """Keras on one of its backends."""
+    os.environ["KERAS_BACKEND"] = backend
     start = time.perf_counter()
     import numpy as np
 
@@ -64,7 +67,7 @@ def load_with_tfgpt(model_dir: Path) -> dict:
     return parts_of(start, imported, loaded, imported_bytes)
 
 
-def load_with_transformers(model_dir: Path) -> dict:
+def load_with_transformers(model_dir: Path, _) -> dict:
     """PyTorch, with the dtype of the file."""
     start = time.perf_counter()
     import torch
@@ -79,13 +82,15 @@ def load_with_transformers(model_dir: Path) -> dict:
     return parts_of(start, imported, loaded, imported_bytes)
 
 
-def run_side(side: str, model_dir: Path, memory_bytes: int) -> dict:
+def run_side(side: str, model_dir: Path, memory_bytes: int, backend: str) -> dict:
     """One fresh process: its seconds by part and its peak memory."""
     measure.child_cost([sys.executable, "-c", TOUCH, str(memory_bytes)])
-    interpreter = str(peers.python({"tfgpt": "tfgpt", "transformers": "torch"}[side]))
+    own = sys.executable if backend == "jax" else peers.python("tfgpt")
+    interpreter = str(own if side == "tfgpt" else peers.python("torch"))
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        cost = measure.child_cost([interpreter, __file__, "--side", side, str(model_dir), str(answer)])
+        what = ["--side", side, str(model_dir), str(answer), "--backend", backend]
+        cost = measure.child_cost([interpreter, __file__, *what])
         parts = json.loads(answer.read_text())
     seconds = parts["seconds"]
     return {
@@ -129,12 +134,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", default="gpt2-1558m", help="of random_sizes.py (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where to write the weights (default: a temporary one)")
     parser.add_argument("--written-by", choices=("safetensors", "tfgpt"), default="safetensors")
+    parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow")
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "ANSWER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.side:
         side, model_dir, answer = options.side
         load = {"tfgpt": load_with_tfgpt, "transformers": load_with_transformers}[side]
-        Path(answer).write_text(json.dumps(load(Path(model_dir))))
+        Path(answer).write_text(json.dumps(load(Path(model_dir), options.backend)))
         return 0
 
     with tempfile.TemporaryDirectory(prefix="tfgpt-load-", dir=options.folder) as temporary:
@@ -142,7 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.written_by == "tfgpt":
             model_dir = convert(model_dir, Path(temporary) / "converted")
         memory_bytes = random_sizes.num_bytes(options.size, "float32")[0] + 2 * 10**9
-        measurements = {side: lambda side=side: run_side(side, model_dir, memory_bytes) for side in SIDES}
+        measurements = {
+            side: lambda side=side: run_side(side, model_dir, memory_bytes, options.backend) for side in SIDES
+        }
         measure.interleave(measurements, repetitions=1)  # the files come into the page cache
         answers = measure.interleave(measurements, options.repetitions)
     rows = rows_of(answers)
@@ -162,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
         for what, limit in goals
     ]
     facts = {"versions": measure.versions(PACKAGES), "disturbance": measure.disturbance(answers)}
-    title = f"loading {options.size} in fp32, written by {options.written_by}"
+    title = f"loading {options.size} in fp32 on {options.backend}, written by {options.written_by}"
     measure.report(title, "as each row says", rows, targets, options.output, **facts)
     return 0
 

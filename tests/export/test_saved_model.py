@@ -26,10 +26,8 @@ CHILD = Path(__file__).with_name("saved_model_child.py")
 PROMPT_LENGTHS = (5, 1, 9, 3)
 DRAWN = (0.8, 20, 0.875)  # temperature, top_k, top_p
 NEW_TOKENS = 10
-# A GPT-2 with a tokenizer, and the family with windows, rotary positions, experts and sinks; the others take
-# longer to trace than they can tell beyond these.
-QUICK = ("texts", "gpt_oss/others")
-FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in TRAINED if name not in QUICK)]
+# A GPT-2 with a tokenizer; tracing the families takes long, so the slow tests have them.
+FAMILIES = ["texts", *(pytest.param(name, marks=pytest.mark.slow) for name in TRAINED)]
 TEXTS = (" the words of the words", "it's 12\n\n  \u65e5\u672c\u8a9e \U0001f44d", "", "a")
 
 

@@ -133,6 +133,7 @@ def test_a_wrong_number_among_the_logits_is_found(received):
     assert "is the first tensor that differs from Keras" in first_failure(received, "fp32")
 
 
+@pytest.mark.slow
 def test_swapped_scales_are_found(received):
     change(
         received, "model_quantized.onnx", ("block_2/mlp/up/kernel.scales", lambda scales: scales[::-1].copy())
@@ -235,6 +236,7 @@ def test_wrong_use(exported, capsys, arguments, message):
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_client_in_a_process_of_its_own_chooses_the_same_tokens(exported):
     report = verify_export(exported.output, client_names=["onnxruntime"])
     [entry] = [entry for entry in report["artifacts"] if entry.get("client") == "onnxruntime"]

@@ -173,6 +173,7 @@ def test_loss_scaling_leaves_the_reported_norm_and_skips_what_overflows():
     assert float(model.optimizer.dynamic_scale) == 2.0**119
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_with_its_compilation(tmp_path):
     batch = make_batches()
     model = make_model()
