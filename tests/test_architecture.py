@@ -27,7 +27,7 @@ LAYERS = (
     ("tfgpt.expert_ops",),
     ("tfgpt.ops",),
     ("tfgpt.checkpoints.sources", "tfgpt.checkpoints.writers"),
-    ("tfgpt.rotary", "tfgpt.products", "tfgpt.fused"),
+    ("tfgpt.rotary", "tfgpt.products", "tfgpt.fused", "tfgpt.eager"),
     ("tfgpt.checkpoints.directory", "tfgpt.checkpoints.translate"),
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),

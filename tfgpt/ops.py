@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from tfgpt.eager import as_one_call
 from tfgpt.fused import fused_causal_attention, has_fused_attention
 from tfgpt.products import rows_times, rows_times_transposed
 from tfgpt.rotary import RotarySpec, rotate, rotation
@@ -62,6 +63,7 @@ def replaced(replacements: dict[str, Callable]):
 
 
 @named_operation
+@as_one_call()
 def linear(x, kernel, bias=None):
     """`x @ kernel + bias`: x `[..., in]`, kernel `[in, out]`, bias `[out]` -> `[..., out]`."""
     y = rows_times(x, kernel)
@@ -69,18 +71,21 @@ def linear(x, kernel, bias=None):
 
 
 @named_operation
+@as_one_call()
 def tied_linear(x, table):
     """The head of a tied model: x `[..., E]`, table `[vocabulary, E]` -> `[..., vocabulary]`."""
     return rows_times_transposed(x, table)
 
 
 @named_operation
+@as_one_call()
 def lookup(table, indices):
     """Rows of `table` `[rows, width]` at integer `indices` `[...]` -> `[..., width]`."""
     return ops.take(table, indices, axis=0)
 
 
 @named_operation
+@as_one_call("epsilon")
 def layer_norm(x, scale, offset, epsilon: float):
     """Layer normalisation over the last axis (Ba et al. 2016, equation 4), in float32 at least."""
     y = at_least_float32(x)
@@ -92,6 +97,7 @@ def layer_norm(x, scale, offset, epsilon: float):
 
 
 @named_operation
+@as_one_call("epsilon")
 def rms_norm(x, scale, epsilon: float):
     """Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019, equation 4).
 
@@ -103,6 +109,7 @@ def rms_norm(x, scale, epsilon: float):
 
 
 @named_operation
+@as_one_call("alpha", "limit")
 def clamped_swiglu(x, alpha: float, limit: float):
     """Gated activation of gpt-oss, `[..., 2 I]` -> `[..., I]`: gates and values alternate in the last axis.
 
@@ -117,6 +124,7 @@ def clamped_swiglu(x, alpha: float, limit: float):
 
 
 @named_operation
+@as_one_call("approximate")
 def gelu(x, approximate: bool):
     """GELU (Hendrycks and Gimpel 2016): exact, or with the tanh approximation of its section 2."""
     return ops.gelu(x, approximate=approximate)
@@ -153,6 +161,7 @@ def mask_name(window: int | None) -> str:
 
 
 @named_operation
+@as_one_call("windows", "rotary")
 def attention_inputs(positions, mask, past, windows: tuple[int | None, ...], rotary: RotarySpec | None):
     """Masks and rotary angles of one forward pass.
 
@@ -181,6 +190,7 @@ def attention_inputs(positions, mask, past, windows: tuple[int | None, ...], rot
 
 
 @named_operation
+@as_one_call("spec")
 def attention(qkv, inputs: AttentionInputs, past, spec: AttentionSpec, sinks=None, dropout=None):
     """Causal scaled dot-product attention (Vaswani et al. 2017, equation 1) with the cache in and out.
 

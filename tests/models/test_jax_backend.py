@@ -130,3 +130,42 @@ def test_fused_attention_is_attention(python):
     assert fused["used"] and not plain["used"]
     assert abs(fused["loss"] - plain["loss"]) < 2**-8
     assert 0 < fused["gap"] < 1.2 * plain["gap"]
+
+
+def test_a_named_operation_is_one_call_outside_of_compiled_functions(python):
+    """Each primitive that JAX compiles by itself takes 50 ms and 1 MB before the first token."""
+    pytest.importorskip("jax")
+    code = """
+import jax
+import keras
+import numpy as np
+from tfgpt import ops
+
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **_: compiled.append(name) if name.endswith("backend_compile_duration") else None
+)
+x, scale = jax.device_put(np.ones((2, 8), "float32")), keras.Variable(np.full(8, 2, "float32"))
+compiled.clear()
+y = ops.layer_norm(x, scale, scale, 1e-5)
+number = len(compiled)
+ops.layer_norm(x, scale, scale, epsilon=1e-3)
+plain = ops.layer_norm.definition.__wrapped__(x, scale, scale, 1e-5)
+print(number, len(compiled) > number, bool(abs(y - plain).max() < 1e-6))
+"""
+    assert python(code, KERAS_BACKEND="jax").split() == ["1", "True", "True"]
+
+
+def test_half_precision_casts_variables_as_the_layer_says(python):
+    """Variables are handed over within the layer's dtype policy, not as they are kept."""
+    pytest.importorskip("jax")
+    code = """
+import keras
+import numpy as np
+from tfgpt.layers.linear import Linear
+
+layer = Linear(3, dtype="mixed_bfloat16")
+y = layer(np.ones((2, 4), "float32"))
+print(y.dtype, layer.kernel.dtype)
+"""
+    assert python(code, KERAS_BACKEND="jax").split() == ["bfloat16", "float32"]
