@@ -16,7 +16,8 @@ Three rows, of which one reads a prompt of 5, one decodes and one is idle:
     slots          a b c d e / X . . . . / . . . . .       attention sees [3, 5]; it skips the empty ones
 
 It is made from the common graph (`signature.py`) of any precision; both share one data file. Attention reads
-through `GatherND`, its lengths are inputs instead of coming from a mask, and the head sees the wanted tokens.
+through `GatherND`, its lengths are inputs instead of coming from a mask, and what comes after the last
+layer's attention sees the wanted tokens alone: of a prompt that is one.
 Rotary angles are looked up before their operator, which by itself takes no more tokens, of all rows together,
 than the model has positions.
 """
@@ -33,6 +34,11 @@ ANY_LENGTH, FIRST_POSITION = "any_length", "first_position"
 # Places of GroupQueryAttention's inputs.
 LAST_SLOT, NUM_SLOTS, BIAS, QUERY_LENGTHS = 5, 6, 10, 16
 PRODUCTS = ("MatMul", "MatMulNBits", "Gemm")
+# Operators that make each token's row of its rows alone, with tokens in the second axis in and out.
+ROW_BY_ROW = {
+    *("MatMul", "MatMulNBits", "Add", "Cast", "Gelu", "FastGelu", "Relu"),
+    *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
+}
 ROWS, CHUNK, TOKENS, WANTED, CAPACITY = "rows", "chunk", "tokens", "wanted", "capacity"
 INPUTS = (
     signature.Tensor("input_ids", "int64", (1, TOKENS)),
@@ -64,10 +70,7 @@ def engine_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     head = head_of(nodes)
     if head is None:
         raise LoweringError(f"found no head before the logits, expected one of {', '.join(PRODUCTS)}")
-    hidden = f"{head.input[0]}.wanted"
-    chosen = helper.make_node("Gather", [head.input[0], "logits_indices"], [hidden], name=hidden, axis=1)
-    nodes.insert(nodes.index(head), chosen)
-    head.input[0] = hidden
+    nodes = _wanted_early(nodes, head)
     del graph.node[:]
     graph.node.extend(_needed(nodes, {each.name for each in graph.output}))
     _state_contract(graph)
@@ -123,6 +126,54 @@ def head_of(nodes: list[onnx.NodeProto]) -> onnx.NodeProto | None:
     while node is not None and node.op_type not in PRODUCTS:
         node = next((producers[name] for name in node.input if name in producers), None)
     return node
+
+
+def _wanted_early(nodes: list[onnx.NodeProto], head: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The wanted tokens chosen as far before the head as no other token is needed.
+
+    In a model with pre-norm blocks that is after the last layer's attention, and in the residual stream
+    before it:
+
+        x ─┬─ norm ─ qkv ─ attention ─ [wanted] ─ output ─ + ─ norm ─ mlp ─ + ─ norm ─ head
+           └─ [wanted] ────────────────────────────────────┘
+    """
+    readers: dict[str, list[str]] = {}  # of a tensor: what the nodes that read it make
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.output[0])
+    of_wanted = {head.output[0]}
+    for node in reversed(nodes):
+        makes = node.output[0]
+        if (node.op_type in ROW_BY_ROW or _reads_slots(node)) and makes in readers:
+            of_wanted |= {makes} if of_wanted.issuperset(readers[makes]) else set()
+    of_all = _led_to_by(nodes, "input_ids") - of_wanted | {"slot_of_token"}
+    rebuilt, gathered = [], set()
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            is_data = place == 0 and _reads_slots(node)  # attention's, with slots in place of tokens
+            if node.output[0] not in of_wanted or name not in of_all or is_data:
+                continue
+            node.input[place] = chosen = f"{name}.wanted"
+            if name not in gathered:
+                gathered.add(name)
+                inputs = [name, "logits_indices"]
+                rebuilt.append(helper.make_node("Gather", inputs, [chosen], name=chosen, axis=1))
+        rebuilt.append(node)
+    return rebuilt
+
+
+def _reads_slots(node: onnx.NodeProto) -> bool:
+    """Whether a node takes tokens out of their slots, after attention."""
+    return node.op_type == "GatherND" and node.input[1] == "slot_of_token"
+
+
+def _led_to_by(nodes: list[onnx.NodeProto], source: str) -> set[str]:
+    """All tensors that depend on `source`."""
+    found = {source}
+    for node in nodes:
+        if found & set(node.input):
+            found.update(node.output)
+    return found
 
 
 def _needed(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
