@@ -14,10 +14,12 @@ Setting:  tfgpt on TensorFlow in an environment of its own (TensorFlow imports J
           the imports are reported apart, and both together. Memory is the peak resident set of the whole
           process, imports included, as the kernel counts it; "beyond the imports" is what the model added. GB
           is 10^9 bytes.
-          Before each measurement a process takes as much memory as the weights need and gives it back: under
-          a hypervisor that backs memory when it is first touched, that first touch takes ten times as long as
-          the rest of loading, and which side pays it would be chance.
-Hardware: any CPU; disk and memory for the weights (6.2 GB of each). Time: about 3 minutes on 2 cores.
+          Under a hypervisor that backs memory when it is first touched, that first touch takes ten times as
+        long as the rest of loading. So a process beside holds as much touched memory as the weights need,
+        and gives it back when the measured one has done its imports; that moment is no part of the time.
+        A third side copies every tensor into aligned memory, two at a time, and does nothing else: what any
+        framework must spend at least that cannot compute where the file has put the numbers.
+Hardware: any CPU; disk and memory for the weights (6.2 GB of each). Time: about 5 minutes on 2 cores.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,8 +38,19 @@ import peers
 import random_sizes
 
 PACKAGES = ("tfgpt", "tensorflow", "keras", "safetensors")
-SIDES = ("tfgpt", "transformers")
-TOUCH = "import sys; held = bytearray(int(sys.argv[1])); held[::4096] = held[::4096].replace(b'\\0', b'\\1')"
+TFGPT, TRANSFORMERS, COPY = SIDES = ("tfgpt", "transformers", "copying alone")
+# Holds memory until the file IMPORTED is there, and renames it when the memory is given back.
+HOLD = """
+import os, sys, time
+held = bytearray(int(sys.argv[1]))
+held[::4096] = held[::4096].replace(b"\\0", b"\\1")
+print("held", flush=True)
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.01)
+del held
+os.rename(sys.argv[2], sys.argv[3])
+"""
+IMPORTED, FREED = "imported", "freed"
 
 
 def peak_bytes() -> int:
@@ -44,53 +58,105 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def parts_of(start: float, imported: float, loaded: float, imported_bytes: int) -> dict:
-    """What a child answers after its token: seconds by part, and the memory that the imports had taken."""
-    token = time.perf_counter() - loaded
-    seconds = {"import": imported - start, "load": loaded - imported, "token": token}
-    return {"seconds": seconds, "imported_bytes": imported_bytes}
+class Clock:
+    """Of a child: seconds by part, and the memory that the imports had taken."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def ends(self, part: str) -> None:
+        """What was done since the last part, or the start, is called so."""
+        self._seconds[part] = time.perf_counter() - self._last
+        self._last = time.perf_counter()
+
+    def imports_end(self) -> None:
+        """Ends the imports, and waits until the memory held beside is free."""
+        self.ends("import")
+        self._imported_bytes = peak_bytes()
+        (self._folder / IMPORTED).touch()
+        while not (self._folder / FREED).exists():
+            time.sleep(0.01)
+        self._last = time.perf_counter()
+
+    def write(self, answer: Path) -> None:
+        """For the parent."""
+        answer.write_text(json.dumps({"seconds": self._seconds, "imported_bytes": self._imported_bytes}))
 
 
-def load_with_tfgpt(model_dir: Path, backend: str) -> dict:
+def load_with_tfgpt(model_dir: Path, backend: str, clock: Clock) -> None:
     """Keras on one of its backends."""
     os.environ["KERAS_BACKEND"] = backend
-    start = time.perf_counter()
     import numpy as np
 
     import tfgpt
 
     model_class = tfgpt.CausalLM  # the import behind the lazy name
-    imported, imported_bytes = time.perf_counter(), peak_bytes()
+    clock.imports_end()
     model = model_class.from_pretrained(model_dir)
-    loaded = time.perf_counter()
+    clock.ends("load")
     np.asarray(model(np.array([[1]])))
-    return parts_of(start, imported, loaded, imported_bytes)
+    clock.ends("token")
 
 
-def load_with_transformers(model_dir: Path, _) -> dict:
+def load_with_transformers(model_dir: Path, _, clock: Clock) -> None:
     """PyTorch, with the dtype of the file."""
-    start = time.perf_counter()
     import torch
     from transformers import GPT2LMHeadModel
 
     torch.set_num_threads(measure.THREADS)
-    imported, imported_bytes = time.perf_counter(), peak_bytes()
+    clock.imports_end()
     model = GPT2LMHeadModel.from_pretrained(model_dir, dtype="auto")
-    loaded = time.perf_counter()
+    clock.ends("load")
     with torch.no_grad():
         model(torch.tensor([[1]])).logits.numpy()
-    return parts_of(start, imported, loaded, imported_bytes)
+    clock.ends("token")
+
+
+def copy_alone(model_dir: Path, _, clock: Clock) -> None:
+    """No model: every tensor from the mapped file to memory that begins at a multiple of 64 bytes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from tfgpt.checkpoints.arrays import empty_aligned
+    from tfgpt.checkpoints.readers import TensorReader
+
+    clock.imports_end()
+    reader = TensorReader(model_dir)
+
+    def copied(name: str) -> np.ndarray:
+        tensor = reader.read(name)
+        copy = empty_aligned(tensor.shape, tensor.dtype)
+        np.copyto(copy, tensor)
+        return copy
+
+    with ThreadPoolExecutor(measure.THREADS) as pool:
+        held = list(pool.map(copied, reader.names()))
+    clock.ends("load")
+    del held
+    clock.ends("token")
+
+
+LOADERS = {TFGPT: load_with_tfgpt, TRANSFORMERS: load_with_transformers, COPY: copy_alone}
 
 
 def run_side(side: str, model_dir: Path, memory_bytes: int, backend: str) -> dict:
     """One fresh process: its seconds by part and its peak memory."""
-    measure.child_cost([sys.executable, "-c", TOUCH, str(memory_bytes)])
-    own = sys.executable if backend == "jax" else peers.python("tfgpt")
-    interpreter = str(own if side == "tfgpt" else peers.python("torch"))
+    environment = {TRANSFORMERS: "torch", TFGPT: "tfgpt" if backend == "tensorflow" else None}.get(side)
+    interpreter = str(peers.python(environment) if environment else sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        what = ["--side", side, str(model_dir), str(answer), "--backend", backend]
-        cost = measure.child_cost([interpreter, __file__, *what])
+        files = [str(Path(folder) / name) for name in (IMPORTED, FREED)]
+        hold = [sys.executable, "-c", HOLD, str(memory_bytes), *files]
+        with subprocess.Popen(hold, stdout=subprocess.PIPE) as holder:
+            try:
+                holder.stdout.readline()
+                what = ["--side", side, str(model_dir), str(answer), "--backend", backend]
+                cost = measure.child_cost([interpreter, __file__, *what])
+            finally:
+                holder.kill()
         parts = json.loads(answer.read_text())
     seconds = parts["seconds"]
     return {
@@ -139,8 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.side:
         side, model_dir, answer = options.side
-        load = {"tfgpt": load_with_tfgpt, "transformers": load_with_transformers}[side]
-        Path(answer).write_text(json.dumps(load(Path(model_dir), options.backend)))
+        clock = Clock(Path(answer).parent)
+        LOADERS[side](Path(model_dir), options.backend, clock)
+        clock.write(Path(answer))
         return 0
 
     with tempfile.TemporaryDirectory(prefix="tfgpt-load-", dir=options.folder) as temporary:
@@ -163,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     targets = [
         measure.Target(
             f"tfgpt / transformers, {what}",
-            measure.ratio(rows[f"tfgpt: {what}"], rows[f"transformers: {what}"]),
+            measure.ratio(rows[f"{TFGPT}: {what}"], rows[f"{TRANSFORMERS}: {what}"]),
             limit,
             at_least=False,
         )
