@@ -15,10 +15,10 @@ Setting:  tfgpt on TensorFlow in an environment of its own (TensorFlow imports J
           process, imports included, as the kernel counts it; "beyond the imports" is what the model added. GB
           is 10^9 bytes.
           Under a hypervisor that backs memory when it is first touched, that first touch takes ten times as
-        long as the rest of loading. So a process beside holds as much touched memory as the weights need,
-        and gives it back when the measured one has done its imports; that moment is no part of the time.
-        A third side copies every tensor into aligned memory, two at a time, and does nothing else: what any
-        framework must spend at least that cannot compute where the file has put the numbers.
+          long as the rest of loading. So a process beside holds as much touched memory as the weights need,
+          and 2 GB more, and gives it back when the measured one has done its imports; that moment is no part
+          of the time. A third side copies every tensor into aligned memory, two at a time, and does nothing
+          else: what any framework must spend at least that cannot compute where the file put the numbers.
 Hardware: any CPU; disk and memory for the weights (6.2 GB of each). Time: about 5 minutes on 2 cores.
 """
 
@@ -51,6 +51,7 @@ del held
 os.rename(sys.argv[2], sys.argv[3])
 """
 IMPORTED, FREED = "imported", "freed"
+LONGEST_WAIT = 60  # seconds
 
 
 def peak_bytes() -> int:
@@ -76,7 +77,10 @@ class Clock:
         self.ends("import")
         self._imported_bytes = peak_bytes()
         (self._folder / IMPORTED).touch()
+        deadline = time.perf_counter() + LONGEST_WAIT
         while not (self._folder / FREED).exists():
+            if time.perf_counter() > deadline:
+                raise SystemExit("the process that holds memory beside has not given it back")
             time.sleep(0.01)
         self._last = time.perf_counter()
 
@@ -152,7 +156,8 @@ def run_side(side: str, model_dir: Path, memory_bytes: int, backend: str) -> dic
         hold = [sys.executable, "-c", HOLD, str(memory_bytes), *files]
         with subprocess.Popen(hold, stdout=subprocess.PIPE) as holder:
             try:
-                holder.stdout.readline()
+                if holder.stdout.readline() != b"held\n":
+                    raise SystemExit(f"found no memory to hold beside, expected {memory_bytes} bytes free")
                 what = ["--side", side, str(model_dir), str(answer), "--backend", backend]
                 cost = measure.child_cost([interpreter, __file__, *what])
             finally:

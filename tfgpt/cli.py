@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import os
+import queue
 import re
 import signal
 import sys
@@ -34,6 +35,8 @@ INTERRUPTED = "interrupted; the same command goes on from here, or starts anew"
 # What a wrong path raises; other OSErrors (a full disk) are failures while running.
 PATH_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 PATH_ERROR_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+# A Ctrl-C that has not ended the command by then was caught by somebody who went on.
+LOST_AFTER_SECONDS = 1.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,12 +65,29 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _heard_interrupts(interrupts: list[int]) -> Iterator[None]:
-    """Notes every Ctrl-C; one that is lost in a callback of the garbage collector comes again."""
+    """Notes every Ctrl-C; one that is lost comes again.
+
+    It is lost in a callback of the garbage collector, and in a library that catches everything and goes on,
+    as some do while they are imported.
+    """
     hook, handler = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+    ended, ending = threading.Event(), threading.Lock()
+    noted, repeated = queue.SimpleQueue(), []  # what a handler may use whatever it has interrupted
 
     def note(number, frame):
+        is_repeated = bool(repeated)
+        repeated.clear()
         interrupts.append(number)
-        signal.default_int_handler(number, frame)
+        noted.put(number)
+        if not (is_repeated and _is_unwinding(sys.exc_info()[1])):
+            signal.default_int_handler(number, frame)
+
+    def repeat():
+        while noted.get() is not None and not ended.wait(LOST_AFTER_SECONDS):
+            with ending:
+                if not ended.is_set():
+                    repeated.append(True)
+                    _interrupt_main_thread()
 
     def insist(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -80,11 +100,22 @@ def _heard_interrupts(interrupts: list[int]) -> Iterator[None]:
         sys.unraisablehook = insist
         if is_ours:
             signal.signal(signal.SIGINT, note)
+            threading.Thread(target=repeat, name="tfgpt-interrupts", daemon=True).start()
         yield
     finally:
+        with ending:
+            ended.set()
+        noted.put(None)
         sys.unraisablehook = hook
         if is_ours:
             signal.signal(signal.SIGINT, handler)
+
+
+def _is_unwinding(error: BaseException | None) -> bool:
+    """Whether an interrupt is being dealt with: something cleans up on its way out."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _interrupt_main_thread() -> None:

@@ -16,7 +16,8 @@ def as_one_call(*static: str):
     Args:
         static: the names of arguments that are no tensors: hashable, and compiled in.
 
-    A function given as an argument (dropout) has a state of its own: such a call runs as it is, too.
+    A function given as an argument (dropout) has a state of its own, and a `KerasTensor` has no numbers: such
+    a call runs as it is, too.
     """
 
     def decorate(definition: Callable) -> Callable:
@@ -28,7 +29,7 @@ def as_one_call(*static: str):
 
         @functools.wraps(definition)
         def call(*args, **kwargs):
-            if any(callable(each) for each in (*args, *kwargs.values())):
+            if any(callable(each) or keras.utils.is_keras_tensor(each) for each in (*args, *kwargs.values())):
                 return definition(*args, **kwargs)
             named = {name: _tensor_of(each) for name, each in kwargs.items()}
             return compiled(*map(_tensor_of, args), **named)

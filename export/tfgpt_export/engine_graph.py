@@ -136,6 +136,8 @@ def _wanted_early(nodes: list[onnx.NodeProto], head: onnx.NodeProto) -> list[onn
 
         x ─┬─ norm ─ qkv ─ attention ─ [wanted] ─ output ─ + ─ norm ─ mlp ─ + ─ norm ─ head
            └─ [wanted] ────────────────────────────────────┘
+
+    A mixture of experts is several operators, of which some turn tokens to another axis: it makes all rows.
     """
     readers: dict[str, list[str]] = {}  # of a tensor: what the nodes that read it make
     for node in nodes:

@@ -332,7 +332,7 @@ def test_an_error_within_a_layer_is_shown_without_kerass_frame(place, refused, m
 
 
 def test_ctrl_c_is_heard_where_a_library_swallows_it(place, refused, monkeypatch):
-    """In a finalizer, where Python ignores it, and under a library's bare `except`."""
+    """In a finalizer, where Python ignores it, and under a library's bare `except`, which may go on."""
 
     class Finalized:
         def __del__(self):
@@ -348,13 +348,40 @@ def test_ctrl_c_is_heard_where_a_library_swallows_it(place, refused, monkeypatch
         except BaseException:
             raise TypeError("Cannot find maximum value") from None
 
+    def ignored(*arguments, **options):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            time.sleep(2)  # another import in place of the one that failed: the next is taken for cleaning up
+        time.sleep(20)
+
     # A shell's background job, which these tests may be part of, ignores the keyboard.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     hook = sys.unraisablehook
     try:
-        for swallow in (lost, renamed):
+        for swallow in (lost, renamed, ignored):
             monkeypatch.setattr("tfgpt_export.export", swallow)
             assert "interrupted" in refused("export", "model", "--output", "new", code=130)
         assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (signal.default_int_handler, hook)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
+def test_cleaning_up_after_ctrl_c_is_not_interrupted(place, refused, monkeypatch):
+    """Ctrl-C comes again where it was lost, and not to who is on the way out."""
+    done = []
+
+    def slow_to_end(*arguments, **options):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            time.sleep(2.5)
+            done.append(True)
+
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("tfgpt_export.export", slow_to_end)
+        assert "interrupted" in refused("export", "model", "--output", "new", code=130)
+        assert done
     finally:
         signal.signal(signal.SIGINT, inherited)

@@ -169,3 +169,14 @@ y = layer(np.ones((2, 4), "float32"))
 print(y.dtype, layer.kernel.dtype)
 """
     assert python(code, KERAS_BACKEND="jax").split() == ["bfloat16", "float32"]
+
+
+def test_named_operations_take_keras_tensors(python):
+    pytest.importorskip("jax")
+    code = """
+import keras
+from tfgpt import ops
+
+print(*ops.gelu(keras.Input((3, 8)), approximate=True).shape)
+"""
+    assert python(code, KERAS_BACKEND="jax").split() == ["None", "3", "8"]
