@@ -89,18 +89,18 @@ def _heard_interrupts(interrupts: list[int]) -> Iterator[None]:
                     repeated.append(True)
                     _interrupt_main_thread()
 
-    def insist(unraisable):
+    def keep(unraisable):
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(0.1, _interrupt_main_thread).start()
+            noted.put(signal.SIGINT)
         else:
             hook(unraisable)
 
     is_ours = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
     try:
-        sys.unraisablehook = insist
+        sys.unraisablehook = keep
         if is_ours:
             signal.signal(signal.SIGINT, note)
-            threading.Thread(target=repeat, name="tfgpt-interrupts", daemon=True).start()
+        threading.Thread(target=repeat, name="tfgpt-interrupts", daemon=True).start()
         yield
     finally:
         with ending:

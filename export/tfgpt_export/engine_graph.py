@@ -146,8 +146,9 @@ def _wanted_early(nodes: list[onnx.NodeProto], head: onnx.NodeProto) -> list[onn
     of_wanted = {head.output[0]}
     for node in reversed(nodes):
         makes = node.output[0]
-        if (node.op_type in ROW_BY_ROW or _reads_slots(node)) and makes in readers:
-            of_wanted |= {makes} if of_wanted.issuperset(readers[makes]) else set()
+        is_by_row = node.op_type in ROW_BY_ROW or _reads_slots(node)
+        if is_by_row and makes in readers and of_wanted.issuperset(readers[makes]):
+            of_wanted.add(makes)
     of_all = _led_to_by(nodes, "input_ids") - of_wanted | {"slot_of_token"}
     rebuilt, gathered = [], set()
     for node in nodes:

@@ -153,7 +153,7 @@ ops.layer_norm(x, scale, scale, epsilon=1e-3)
 plain = ops.layer_norm.definition.__wrapped__(x, scale, scale, 1e-5)
 print(number, len(compiled) > number, bool(abs(y - plain).max() < 1e-6))
 """
-    assert python(code, KERAS_BACKEND="jax").split() == ["1", "True", "True"]
+    assert python(code, **ENVIRONMENT).split() == ["1", "True", "True"]
 
 
 def test_half_precision_casts_variables_as_the_layer_says(python):
@@ -168,7 +168,7 @@ layer = Linear(3, dtype="mixed_bfloat16")
 y = layer(np.ones((2, 4), "float32"))
 print(y.dtype, layer.kernel.dtype)
 """
-    assert python(code, KERAS_BACKEND="jax").split() == ["bfloat16", "float32"]
+    assert python(code, **ENVIRONMENT).split() == ["bfloat16", "float32"]
 
 
 def test_named_operations_take_keras_tensors(python):
@@ -179,4 +179,4 @@ from tfgpt import ops
 
 print(*ops.gelu(keras.Input((3, 8)), approximate=True).shape)
 """
-    assert python(code, KERAS_BACKEND="jax").split() == ["None", "3", "8"]
+    assert python(code, **ENVIRONMENT).split() == ["None", "3", "8"]
