@@ -17,7 +17,7 @@ ENVIRONMENT = {
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 }
-CODE = """
+FORWARD = """
 import json
 import sys
 import jax
@@ -33,16 +33,13 @@ report = {}
 def gap(a, b):
     return float(np.abs(np.asarray(a, "float32") - b).max())
 
-def parity(name):
-    model = tfgpt.CausalLM.from_pretrained(f"tests/fixtures/{name}")
-    run = jax.jit(lambda token_ids, mask=None, cache=None: model(token_ids, mask=mask, cache=cache))
+def recorded(name):
     with np.load(f"tests/fixtures/{name}/expected.npz", allow_pickle=False) as file:
-        expected = dict(file)
+        return tfgpt.CausalLM.from_pretrained(f"tests/fixtures/{name}"), dict(file)
+
+def padded_and_in_chunks(name, model, run, expected):
     token_ids, mask = expected["token_ids"], expected["left_mask"]
     real = mask.astype(bool)
-    report[f"{name} plain"] = gap(run(token_ids), expected["logits"])
-    if name not in TRAINED:
-        return
     padded = np.asarray(run(token_ids * mask, mask=mask))
     report[f"{name} padded"] = gap(padded[real], expected["left_logits"][real])
     cache, start, worst = model.empty_cache(3), 0, 0.0
@@ -51,8 +48,19 @@ def parity(name):
         worst = max(worst, gap(part, expected["logits"][:, start : start + size]))
         start += size
     report[f"{name} growing cache"] = worst
+"""
+CODE = (
+    FORWARD
+    + """
+def parity(name):
+    model, expected = recorded(name)
+    run = jax.jit(lambda token_ids, mask=None, cache=None: model(token_ids, mask=mask, cache=cache))
+    report[f"{name} plain"] = gap(run(expected["token_ids"]), expected["logits"])
+    if name not in TRAINED:
+        return
+    padded_and_in_chunks(name, model, run, expected)
     # JAX generates with a cache of fixed capacity.
-    prompt = token_ids[0].tolist()
+    prompt = expected["token_ids"][0].tolist()
     (text,) = model.generate([prompt], GenerationOptions(max_new_tokens=64, end_of_text_ids=()))
     report[f"{name} greedy"] = gap(text.token_ids, expected["greedy"][0])
 
@@ -76,6 +84,7 @@ for name in NAMES:
         training(name, DIRECTORY)
 print(json.dumps(report))
 """
+)
 
 
 @pytest.mark.parametrize("third", [0, 1, 2])
@@ -85,6 +94,35 @@ def test_all_families(python, tmp_path, third):
     code = CODE.replace("DIRECTORY", repr(str(tmp_path))).replace("NAMES", repr(names))
     report = json.loads(python(code, **ENVIRONMENT).splitlines()[-1])
     assert len(report) == len(names) + 6 * len(set(names) & set(TRAINED))
+    assert {name: gap for name, gap in report.items() if not gap <= 1e-5} == {}
+
+
+EAGER = (
+    FORWARD
+    + """
+for name in ("gpt2/base", "gpt_oss/base"):
+    model, expected = recorded(name)
+    padded_and_in_chunks(name, model, model, expected)
+    token_ids, others = expected["token_ids"][:, :6], [v.value for v in model.non_trainable_variables]
+
+    def loss(weights):
+        logits, _ = model.stateless_call(weights, others, token_ids)
+        return (logits**2).mean()
+
+    weights = [v.value for v in model.trainable_variables]
+    pairs = zip(jax.grad(loss)(weights), jax.jit(jax.grad(loss))(weights), strict=True)
+    report[f"{name} gradients"] = max(gap(a, np.asarray(b)) / (1 + float(abs(b).max())) for a, b in pairs)
+print(json.dumps(report))
+"""
+)
+
+
+@pytest.mark.slow
+def test_models_outside_of_compiled_functions(python):
+    """Every named operation is a compiled call of its own there, and the model is the same."""
+    pytest.importorskip("jax")
+    report = json.loads(python(EAGER, **ENVIRONMENT).splitlines()[-1])
+    assert len(report) == 6
     assert {name: gap for name, gap in report.items() if not gap <= 1e-5} == {}
 
 
