@@ -182,9 +182,101 @@ with replacing_directory("model") as directory, replacing_file("a.json"):
 
 
 def test_an_old_directory_that_a_crash_left_alone_is_put_back(tmp_path):
-    (tmp_path / ".model.old").mkdir()
-    (tmp_path / ".model.old" / "mine").write_text("kept")
+    (tmp_path / ".model.tfgpt.old").mkdir()
+    (tmp_path / ".model.tfgpt.old" / "mine").write_text("kept")
     with replacing_directory(tmp_path / "model", keep=lambda entry: True) as temporary:
         (temporary / "new").touch()
     assert sorted(os.listdir(tmp_path / "model")) == ["mine", "new"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_crash_left_alone_is_put_back_also_where_it_is_refused(tmp_path):
+    (tmp_path / ".model.tfgpt.old").mkdir()
+    (tmp_path / ".model.tfgpt.old" / "mine").write_text("kept")
+    with (
+        pytest.raises(InputError, match=r"found mine in .*/model, expected a new or empty directory"),
+        replacing_directory(tmp_path / "model", owned=()),
+    ):
+        pytest.fail("the block runs")
+    assert (tmp_path / "model" / "mine").read_text() == "kept"
+
+
+def test_neighbours_of_similar_names_stay(tmp_path):
+    neighbours = (".model.old", ".model.notes.part", ".model.abcd1234.part", "model.part", ".model")
+    for name in neighbours:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    for name in (".a.json.notes.part", ".a.json.abcd1234.part"):
+        (tmp_path / name).touch()
+    for _ in range(2):
+        with replacing_directory(tmp_path / "model") as temporary:
+            (temporary / "new").touch()
+        write_json(tmp_path / "a.json", 1)
+    here = sorted((*neighbours, ".a.json.notes.part", ".a.json.abcd1234.part", "a.json", "model"))
+    assert sorted(os.listdir(tmp_path)) == here
+    assert all(os.listdir(tmp_path / name) == ["mine"] for name in neighbours)
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_a_directory_where_a_file_is_to_be_written_stays(tmp_path, monkeypatch, is_fixed):
+    path = tmp_path / "model"
+    (path / "weights").mkdir(parents=True)
+    (path / "weights" / "mine").touch()
+    if is_fixed:
+        monkeypatch.chdir(path)
+    with (
+        pytest.raises(InputError, match=r"found a directory at .*weights, expected a file to replace"),
+        replacing_directory(path, keep=lambda entry: True) as temporary,
+    ):
+        (temporary / "weights").touch()
+    assert os.listdir(path / "weights") == ["mine"]
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(path) == ["weights"]
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o2750, 0o755])
+def test_permissions_of_what_is_replaced_stay(tmp_path, mode):
+    path = tmp_path / "model"
+    path.mkdir()
+    path.chmod(mode)
+    with replacing_directory(path) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) & 0o077 == 0  # until it is whole
+        (temporary / "new").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    (path / "file").touch(0o600)
+    write_text(path / "file", "new")
+    assert stat.S_IMODE((path / "file").stat().st_mode) == 0o600
+
+
+def test_new_directories_have_ordinary_permissions(tmp_path):
+    for parent in (tmp_path / "plain", tmp_path / "group"):
+        parent.mkdir()
+    (tmp_path / "group").chmod(0o2775)
+    for parent in (tmp_path / "plain", tmp_path / "group"):
+        (parent / "ordinary").mkdir()
+        with replacing_directory(parent / "model"):
+            pass
+        assert (parent / "model").stat().st_mode == (parent / "ordinary").stat().st_mode
+
+
+def test_a_working_directory_that_is_gone_is_no_reason_to_fail(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "model").mkdir()
+    with replacing_directory(tmp_path / "model") as temporary:
+        (temporary / "new").touch()
+    assert os.listdir(tmp_path / "model") == ["new"]
+
+
+@pytest.mark.parametrize("name", [None, 5, b"model", "", "a\0b", "~nobody_of_this_name/model"])
+def test_what_is_no_name_of_a_directory(name):
+    with pytest.raises(InputError), replacing_directory(name):
+        pass
+
+
+def test_the_home_directory_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with replacing_directory("~/model"):
+        pass
+    write_text("~/file", "text")
+    assert sorted(os.listdir(tmp_path)) == ["file", "model"]

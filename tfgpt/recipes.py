@@ -7,7 +7,6 @@ relative to the directory that the command runs in.
 import dataclasses
 import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError, nearest
+from tfgpt.files import user_path
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -152,7 +152,7 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] | tuple[str, ...] 
         InputError: a missing file, broken YAML (with the line), an unknown key (with the nearest), a wrong
             type, or settings that contradict each other.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.errors import InputError, nearest
-from tfgpt.files import read_json, write_json
+from tfgpt.files import read_json, user_path, write_json
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
 
 FOLDER = Path(__file__).resolve().parent / "programs"
@@ -154,7 +154,7 @@ def _program(name: str, place: str | None) -> Program | None:
         return Program(name, (node, str(FOLDER / file)), str(folder)) if is_there else None
     if place is None or Path(place) == Path(sys.executable):
         return Program(name, (sys.executable, str(FOLDER / file))) if _has_module(module) else None
-    interpreter = shutil.which(str(Path(place).expanduser()))
+    interpreter = shutil.which(str(user_path(place)))
     if interpreter is None:
         raise InputError(f"found no program {place} for the client {name}, expected its Python interpreter")
     look = f"import importlib.util as u; raise SystemExit(u.find_spec({module.split('.')[0]!r}) is None)"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfgpt.checkpoints.directory import read_model_config
-from tfgpt.files import replacing_directory
+from tfgpt.files import replacing_directory, user_path
 from tfgpt_export import layouts, stages
 from tfgpt_export import package as packaging
 from tfgpt_export.engine_check import check_engine
@@ -67,7 +67,7 @@ def export(
         VerificationError: an artifact differs from Keras; the message names the first tensor that does.
     """
     recipe = ExportRecipe(precisions=tuple(precisions), **options)
-    model_dir, export_dir = Path(model_dir).expanduser(), Path(export_dir).expanduser().resolve()
+    model_dir, export_dir = user_path(model_dir), user_path(export_dir).resolve()
     if recipe.layouts:
         recipe = dataclasses.replace(recipe, name=recipe.name or export_dir.name)
         layouts.check_name(recipe.name)

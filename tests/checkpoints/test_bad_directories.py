@@ -193,8 +193,9 @@ def test_wrong_tensors(model_directory, change, words):
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ("{", ("not an index",)),
-        ("[" * 100_000, ("not an index",)),
+        ("{", ("index.json is not readable JSON",)),
+        ("[" * 100_000, ("not readable JSON",)),
+        ("[]", ("holds a list",)),
         ("{}", ("not an index", "weight_map")),
         ('{"weight_map": ["a"]}', ("not an index",)),
         ('{"weight_map": {"a": ["b"]}}', ("names ['b']",)),
@@ -208,7 +209,7 @@ def test_wrong_tensors(model_directory, change, words):
         ('{"weight_map": {"a": "config.json"}}', ("'config.json'", "safetensors files")),
         ('{"weight_map": {}}', ("0 tensors",)),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_index_of_shards(model_directory, index, words):
     (model_directory / "model.safetensors").unlink()
@@ -403,10 +404,15 @@ def test_loading_makes_no_infinite_numbers(model_directory, dtype, wide):
         tfgpt.CausalLM.from_pretrained(model_directory, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", ["nonsense", "int8", 5, {}])
+@pytest.mark.parametrize(
+    "dtype",
+    ["nonsense", "int8", "uint8", "bool", "complex64", "string", "float8_e4m3fn", "int8_from_float32", 5, {}],
+)
 def test_what_is_no_dtype(model_directory, dtype):
     with pytest.raises(InputError, match="expected a dtype policy of Keras"):
         tfgpt.CausalLM.from_pretrained(model_directory, dtype=dtype)
+    with pytest.raises(InputError, match="expected a dtype policy of Keras"):
+        tfgpt.CausalLM(tfgpt.ModelConfig(13, 8, 1, 2, 8), dtype=dtype)
 
 
 def test_weights_that_may_not_be_read_are_not_called_missing(model_directory, monkeypatch):
@@ -418,20 +424,83 @@ def test_weights_that_may_not_be_read_are_not_called_missing(model_directory, mo
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
-def test_convert_waits_for_no_pipe(model_directory, tmp_path, capsys, name):
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "tokenizer.json", "additional_chat_templates/tools.jinja"],
+)
+@pytest.mark.parametrize(
+    "make", [getattr(os, "mkfifo", None), lambda path: path.symlink_to("gone")], ids=["pipe", "link"]
+)
+def test_convert_waits_for_no_pipe_and_passes_over_no_broken_link(
+    model_directory, tmp_path, capsys, name, make
+):
     (model_directory / name).unlink(missing_ok=True)
-    os.mkfifo(model_directory / name)
+    (model_directory / name).parent.mkdir(exist_ok=True)
+    make(model_directory / name)
     assert main(["convert", str(model_directory), str(tmp_path / "out")]) == 2
     assert f"{name} is no file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
-def test_a_pipe_is_not_waited_for(model_directory):
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_pipe_is_not_waited_for(model_directory, name):
     (model_directory / "model.safetensors").unlink()
-    os.mkfifo(model_directory / "model.safetensors")
-    refused(model_directory, "model.safetensors", "is no file")
+    os.mkfifo(model_directory / name)
+    refused(model_directory, name, "is no file")
+
+
+PROJECTIONS = {
+    "gptj/base": "transformer.h.1.attn.{}_proj.weight",
+    "gpt_neo/base": "transformer.h.1.attn.attention.{}_proj.weight",
+    "gpt_oss/base": "model.layers.1.self_attn.{}_proj.bias",
+}
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_projections_of_wrong_sizes_are_refused_though_their_sum_is_right(fixtures_directory, tmp_path, name):
+    shutil.copytree(fixtures_directory / name, tmp_path, dirs_exist_ok=True)
+    query, key = (PROJECTIONS[name].format(kind) for kind in "qk")
+
+    def change(tensors):
+        whole = np.concatenate([tensors[query], tensors[key]])
+        tensors[query], tensors[key] = np.split(whole, [len(tensors[query]) + 2])
+
+    change_tensors(tmp_path, change)
+    refused(tmp_path, query, key, "has shape")
+
+
+def test_a_second_head_of_a_tied_model_is_compared_under_its_prefix_too(model_directory):
+    def change(tensors):
+        tensors["transformer.lm_head.weight"] = tensors["transformer.wte.weight"] + 1
+
+    change_tensors(model_directory, change)
+    refused(model_directory, "transformer.lm_head.weight", "differs from the token table")
+
+
+@pytest.mark.parametrize("name", [None, 5, b"model", "", "a\0b", "~nobody_of_this_name/model", "x" * 300])
+def test_what_is_no_name_of_a_model(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError):
+        tfgpt.CausalLM.from_pretrained(name)
+
+
+def test_convert_takes_no_empty_name(model_directory, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(model_directory)
+    assert main(["convert", "", str(tmp_path / "out")]) == 2
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["convert", str(model_directory), ""]) == 2
+    assert capsys.readouterr().err.count("is empty: expected one") == 2
+    assert sorted(os.listdir(tmp_path)) == ["empty", "model"] and not os.listdir(tmp_path / "empty")
+
+
+def test_convert_puts_back_what_a_crash_left_and_replaces_no_only_copy(model_directory, tmp_path, capsys):
+    (tmp_path / ".out.tfgpt.old").mkdir()
+    (tmp_path / ".out.tfgpt.old" / "mine").touch()
+    assert main(["convert", str(model_directory), str(tmp_path / "out")]) == 2
+    assert "found mine in" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "out") == ["mine"] and sorted(os.listdir(tmp_path)) == ["model", "out"]
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("float16", 1e5), ("bfloat16", 3.4e38)])

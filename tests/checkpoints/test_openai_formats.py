@@ -1,11 +1,14 @@
 """OpenAI's own files of GPT-1 and GPT-2: tiny ones, written from a model of transformers, give its logits."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 import tfgpt
 from tfgpt import InputError
@@ -117,6 +120,14 @@ def refused(directory, *words, capsys):
     assert not target.exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("name", ["params_shapes.json", "params_3.npy"])
+def test_pipes_among_gpt1_files_are_not_waited_for(gpt1, name, capsys):
+    (gpt1 / name).unlink()
+    os.mkfifo(gpt1 / name)
+    refused(gpt1, name, "is no file", capsys=capsys)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -201,6 +212,24 @@ def test_convert_keeps_generation_config_and_takes_a_dtype(model_directory, tmp_
     whole = tfgpt.CausalLM.from_pretrained(model_directory, dtype="bfloat16").named_weights()
     for name, weight in tfgpt.CausalLM.from_pretrained(target, dtype="bfloat16").named_weights().items():
         np.testing.assert_array_equal(np.asarray(weight).view("u2"), np.asarray(whole[name]).view("u2"))
+
+
+@pytest.mark.parametrize(
+    ("narrow", "common"), [("float16", "float32"), ("bfloat16", "float32"), ("float64", "float64")]
+)
+def test_convert_narrows_nothing_unasked(fixtures_directory, tmp_path, narrow, common):
+    """Queries, keys and values are one weight of tfgpt's, though of one dtype only."""
+    source, target = fixtures_directory / "gptj" / "base", tmp_path / "converted"
+    shutil.copytree(source, tmp_path / "mixed")
+    tensors = load_file(source / "model.safetensors")
+    name = "transformer.h.0.attn.q_proj.weight"
+    tensors[name] = tensors[name].astype(narrow)
+    save_file(tensors, tmp_path / "mixed" / "model.safetensors", metadata={"format": "pt"})
+    assert main(["convert", str(tmp_path / "mixed"), str(target)]) == 0
+    for key, tensor in load_file(target / "model.safetensors").items():
+        is_beside = key.startswith("transformer.h.0.attn.") and key != "transformer.h.0.attn.out_proj.weight"
+        assert tensor.dtype == (common if is_beside else "float32")
+        np.testing.assert_array_equal(tensor, tensors[key].astype(tensor.dtype))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Writing model directories: bit-equal round trips, shards, and failures that leave nothing behind."""
 
 import json
+import os
 import re
 
 import keras
@@ -99,6 +100,35 @@ def test_saving_again_keeps_the_tokenizer_and_no_old_shards(small, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_saving_again_keeps_what_only_looks_like_weights(small, tmp_path):
+    mine = ("model-old.safetensors", "model-1-of-2.safetensors", "model-00001-of-00002.safetensors/mine")
+    for name in mine:
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_text("mine")
+    small.save_pretrained(tmp_path / "model")
+    assert all((tmp_path / "model" / name).read_text() == "mine" for name in mine)
+    (tmp_path / "other" / "model.safetensors").mkdir(parents=True)
+    (tmp_path / "other" / "model.safetensors" / "mine").touch()
+    with pytest.raises(InputError, match=r"found a directory at .*model\.safetensors, expected a file"):
+        small.save_pretrained(tmp_path / "other")
+    assert list((tmp_path / "other").rglob("mine")) and len(tree(tmp_path / "other")) == 2
+
+
+def test_saving_and_loading_mean_the_same_home_directory(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small.save_pretrained("~/model")
+    assert os.listdir(tmp_path) == ["model"]
+    assert tfgpt.CausalLM.from_pretrained("~/model").config.eos_token_id == 5
+
+
+@pytest.mark.parametrize("size", [True, 0, -1, 1.5, "5GB", None])
+def test_what_is_no_size_of_a_shard(small, tmp_path, size):
+    with pytest.raises(InputError, match="max_shard_size"):
+        small.save_pretrained(tmp_path / "model", max_shard_size=size)
+    small.save_pretrained(tmp_path / "model", max_shard_size=np.int64(500))
+    assert (tmp_path / "model" / "model.safetensors.index.json").exists()
+
+
 def test_saving_over_a_file_is_refused(small, tmp_path):
     (tmp_path / "model").write_text("mine")
     with pytest.raises(InputError, match=r"model is a file: expected a directory"):
@@ -181,6 +211,29 @@ def test_tensors_side_by_side_come_apart_again(rng):
     np.testing.assert_array_equal(back[1], two)
     (bias,) = transform.forward([one[:, 0], two[:, 0]])
     np.testing.assert_array_equal(bias, [*one[:, 0], *two[:, 0]])
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "common"),
+    [
+        (("float16", "float16"), "float16"),
+        (("bfloat16", "float32"), "float32"),
+        (("float16", "bfloat16"), "float32"),
+        (("float16", "float64"), "float64"),
+    ],
+)
+def test_tensors_side_by_side_lose_nothing(rng, dtypes, common):
+    one, two = (rng.normal(size=(2, 3)).astype(dtype) for dtype in dtypes)
+    (there,) = side_by_side(2, 2).forward([one, two])
+    assert there.dtype == common
+    for back, tensor in zip(side_by_side(2, 2).inverse([there]), (one, two), strict=True):
+        np.testing.assert_array_equal(back, tensor.astype(common))
+
+
+@pytest.mark.parametrize("shapes", [((3, 3), (3, 3)), ((4, 3), (2,)), ((6, 3),), ((), (6, 3))])
+def test_tensors_side_by_side_have_their_sizes(shapes):
+    with pytest.raises(ValueError):
+        side_by_side(4, 2).forward([np.zeros(shape) for shape in shapes])
 
 
 def test_rows_of_one_target_are_alternatives():

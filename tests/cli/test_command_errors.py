@@ -115,7 +115,7 @@ output: out
         (["export", "model", "--output", "corpus/0.txt/new"], "0.txt"),
         (["convert", "nowhere/at/all", "new"], "nowhere/at/all"),
         (["convert", "corpus/0.txt", "new"], "is a file"),
-        (["convert", "model", "corpus"], "not empty"),
+        (["convert", "model", "corpus"], "found 0.txt in corpus, expected a new or empty"),
         (["convert", "model", "model"], "the source itself"),
         (["convert", "model", "new", "--max-shard-size=0"], "max_shard_size=0"),
         (["convert", "model", "new", "--revision=main"], "no revision 'main'"),

@@ -26,7 +26,16 @@ NEOX = {
 }
 GPTJ = {"vocab_size": 13, "n_positions": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "rotary_dim": 4}
 GPT1 = {"vocab_size": 13, "n_positions": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
-SOUND = {"gpt1": GPT1, "gpt_neo": NEO, "gptj": GPTJ, "gpt_neox": NEOX}
+OSS = {
+    "vocab_size": 13,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_size": 8,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 2,
+}
+SOUND = {"gpt1": GPT1, "gpt2": GPT1, "gpt_neo": NEO, "gptj": GPTJ, "gpt_neox": NEOX, "gpt_oss": OSS}
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -67,6 +76,22 @@ def test_the_rest_is_sound(name):
         ("gpt_neox", {"hidden_size": 10**400}, "hidden_size"),
         ("gpt_neox", {"num_attention_heads": 0}, "num_attention_heads"),
         ("gpt_neox", {"rope_parameters": [1]}, "rope_type is"),
+        ("gpt_neox", {"head_dim": 2}, "head_dim is 2: expected 4"),
+        ("gpt_neo", {"attention_layers": ["global", "global"]}, "attention_layers is ['global', 'global']"),
+        ("gpt_neo", {"attention_layers": 3}, "attention_layers is 3"),
+        ("gpt_neo", {"num_attention_heads": 4}, "num_heads 2 and num_attention_heads 4"),
+        ("gpt_neo", {"num_hidden_layers": 4}, "num_layers 2 and num_hidden_layers 4"),
+        ("gpt1", {"num_attention_heads": 1}, "n_head 2 and num_attention_heads 1"),
+        ("gpt1", {"num_attention_heads": 2.0}, "n_head 2 and num_attention_heads 2.0"),
+        ("gpt1", {"num_attention_heads": [2]}, "n_head 2 and num_attention_heads [2]"),
+        ("gptj", {"num_hidden_layers": 2}, "n_layer 1 and num_hidden_layers 2"),
+        ("gptj", {"max_position_embeddings": 9}, "n_positions 8 and max_position_embeddings 9"),
+        ("gptj", {"hidden_size": 16}, "n_embd 8 and hidden_size 16"),
+        ("gpt2", {"hidden_size": 16}, "n_embd 8 and hidden_size 16"),
+        ("gpt_oss", {"num_experts": 3}, "num_local_experts 2 and num_experts 3"),
+        ("gpt_oss", {"experts_per_token": 1}, "num_experts_per_tok is 2"),
+        ("gpt_oss", {"layer_types": [["full_attention"]]}, "layer_types has ['full_attention']"),
+        ("gpt_oss", {"layer_types": [{}]}, "layer_types has {}"),
         ("gpt_neox", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
         ("gpt_neox", {"use_parallel_residual": "no"}, "use_parallel_residual is 'no'"),
     ],
@@ -76,6 +101,40 @@ def test_a_value_that_means_nothing_is_one_line(name, changes, word):
     with pytest.raises(InputError, match=re.escape(word)) as caught:
         family(name).read_config({**SOUND[name], **changes})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "key"),
+    [
+        ("gpt1", "num_attention_heads", "n_head"),
+        ("gpt2", "hidden_size", "n_embd"),
+        ("gptj", "num_hidden_layers", "n_layer"),
+        ("gpt_neo", "num_attention_heads", "num_heads"),
+        ("gpt_oss", "num_experts", "num_local_experts"),
+    ],
+)
+def test_the_other_name_of_a_key_counts(name, alias, key):
+    sound = SOUND[name]
+    renamed = {each: value for each, value in sound.items() if each != key} | {alias: sound[key]}
+    expected = family(name).read_config(sound)
+    assert family(name).read_config(renamed) == expected
+    assert family(name).read_config({**sound, alias: sound[key]}) == expected
+    assert family(name).read_config({**sound, alias: None}) == expected
+
+
+def test_one_spelling_of_experts_per_token_is_not_the_other():
+    """transformers reads num_experts_per_tok alone, and takes 4 where it is not stated."""
+    stated = {key: value for key, value in OSS.items() if key != "num_experts_per_tok"}
+    with pytest.raises(InputError, match="experts_per_token is 2: expected one number"):
+        family("gpt_oss").read_config({**stated, "experts_per_token": 2})
+    sound = {**stated, "num_local_experts": 4, "experts_per_token": 4}
+    assert family("gpt_oss").read_config(sound).num_experts_per_token == 4
+
+
+@pytest.mark.parametrize(("stated", "truncate"), [({}, True), ({"truncate": None}, False)])
+def test_truncate_that_is_null_is_false(stated, truncate):
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8, **stated}
+    assert family("gpt_oss").read_config({**OSS, "rope_parameters": yarn}).yarn.truncate is truncate
 
 
 def test_no_attention_types_are_the_default_of_24_layers():

@@ -7,7 +7,7 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 from tfgpt.families.registry import family, family_of_model_type
-from tfgpt.files import read_json, write_json
+from tfgpt.files import check_plain_file, read_json, write_json
 from tfgpt.tokenizers.file_names import CHAT_TEMPLATE_FOLDER, TOKENIZER_FILES
 
 CONFIG_FILE = "config.json"
@@ -66,10 +66,10 @@ def copy_tokenizer(source: Path, target: Path, renamed: dict[str, str] | None = 
     """
     for theirs, ours in (renamed or {name: name for name in TOKENIZER_FILES}).items():
         path = Path(source) / theirs
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no file: expected one of a tokenizer; remove it or restore it")
+        check_plain_file(path, "one of a tokenizer")
         if path.exists():
             shutil.copyfile(path, Path(target) / ours)
     for path in sorted((Path(source) / CHAT_TEMPLATE_FOLDER).glob("*.jinja")):
+        check_plain_file(path, "a chat template")
         (Path(target) / CHAT_TEMPLATE_FOLDER).mkdir(exist_ok=True)
         shutil.copyfile(path, Path(target) / CHAT_TEMPLATE_FOLDER / path.name)

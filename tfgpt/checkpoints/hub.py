@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfgpt.errors import InputError
+from tfgpt.files import user_path
 
 # Nothing else is fetched: no pickle, no code, nothing of folders, which hold other forms of the model.
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")
@@ -37,18 +38,18 @@ def resolve(
             raises ends the download.
 
     Raises:
-        InputError: there is neither such a directory nor such a repository, it has no safetensors, or it
-            cannot be reached.
+        InputError: `source` is no name, there is neither such a directory nor such a repository, it has no
+            safetensors, or it cannot be reached.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = user_path(source)
+    if os.path.isdir(path):  # unlike Path's, these say no to a name that is too long
         if revision is not None:
             raise InputError(
                 f"{path} is a directory, which has no revision {revision!r}: leave the revision out, or give "
                 "the id of a hub repository"
             )
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise InputError(f"{path} is a file: expected a model directory (config.json, model.safetensors)")
     name = os.fspath(source)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/")):

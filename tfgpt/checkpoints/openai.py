@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.errors import InputError, one_line
+from tfgpt.files import check_plain_file
 
 # The last two parts of a name in GPT-1's and GPT-2's blocks -> Hugging Face's, within `h.{layer}.`.
 BLOCK = {
@@ -149,6 +150,7 @@ class TensorFlowCheckpoint:
 
 
 def _read_shapes(path: Path) -> list[tuple[int, ...]]:
+    check_plain_file(path, "a list of shapes")
     try:
         # The published file has 2 KB.
         if path.stat().st_size > _SHAPES_BYTES:
@@ -171,6 +173,7 @@ def _open_parts(directory: Path) -> list[np.ndarray]:
         directory / f"params_{number}.npy" for number in range(len(list(directory.glob("params_*.npy"))))
     ]
     for path in paths:
+        check_plain_file(path, "a numpy file")
         try:
             part = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:

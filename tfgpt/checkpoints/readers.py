@@ -6,9 +6,9 @@ layout, and the file stays as it is whatever is written to them. As everywhere w
 must be replaced, not overwritten, while a model of it is alive; `save_pretrained` and the hub replace.
 """
 
-import json
 import math
 import mmap
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tfgpt.errors import InputError, one_line
+from tfgpt.files import check_plain_file, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -137,8 +138,7 @@ def _header(path: Path) -> list[tuple[str, _Stored]]:
     Sound is: no holes, no overlap, and the last tensor ends where the file does. So each begins where the one
     before it ends.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise InputError(f"{path} is no file: expected safetensors; download it again")
+    check_plain_file(path, "safetensors")
     try:
         with safe_open(path, framework="np") as file:
             slices = [(name, file.get_slice(name)) for name in file.offset_keys()]
@@ -168,10 +168,10 @@ def _header(path: Path) -> list[tuple[str, _Stored]]:
 
 def _weight_map(directory: Path) -> dict[str, str] | None:
     """Tensor name -> shard of an index; `None` where one file has everything."""
-    if (directory / SINGLE_FILE).exists():
+    if os.path.lexists(directory / SINGLE_FILE):
         return None
     index = directory / INDEX_FILE
-    if index.exists():
+    if os.path.lexists(index):
         return _read_index(index)
     pickled = sorted(path.name for path in directory.glob("*.bin"))
     if pickled:
@@ -183,10 +183,9 @@ def _weight_map(directory: Path) -> dict[str, str] | None:
 
 
 def _read_index(index: Path) -> dict[str, str]:
-    try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
-    except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
-        raise InputError(f"{index} is not an index of shards ({error!r}): download it again") from None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index} is not an index of shards (it has no weight_map): download it again")
     for name in weight_map.values():
         # An index is data from elsewhere: it may only name its neighbours. A neighbour may be a symbolic
         # link, as in the hub's cache: whoever made the directory put it there.

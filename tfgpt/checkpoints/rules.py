@@ -4,7 +4,7 @@ A family's table pairs the tensor names of the published format with those of tf
 number of each block. Reading applies `forward`, writing applies `inverse`.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,14 @@ import numpy as np
 
 # Anything else is an index, a mask, or a quantized number that a scale belongs to.
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+
+
+def common_float(dtypes: Iterable[str]) -> str:
+    """The narrowest float that has every number of all of these; float16 and bfloat16 share float32."""
+    different = set(dtypes)
+    if len(different) == 1:
+        return different.pop()
+    return "float64" if "float64" in different else "float32"
 
 
 class Transform(NamedTuple):
@@ -36,11 +44,18 @@ TRANSPOSE = Transform(
 
 
 def side_by_side(*sizes: int) -> Transform:
-    """Several PyTorch kernels `[size, in]` (or biases `[size]`) are one of ours, `[in, sum of sizes]`."""
+    """Several PyTorch kernels `[size, in]` (or biases `[size]`) are one of ours, `[in, sum of sizes]`.
+
+    One of another size is refused: the sum of all may fit nevertheless, and be cut at other places.
+    """
     ends = np.cumsum(sizes)[:-1]
 
     def forward(tensors):
-        return [np.concatenate([tensor.T for tensor in tensors], axis=-1)]
+        found = tuple(size for tensor in tensors for size in tensor.shape[:1])
+        if found != sizes:
+            raise ValueError(f"found sizes {found}, expected {sizes}")
+        dtype = common_float(tensor.dtype.name for tensor in tensors)
+        return [np.concatenate([tensor.T for tensor in tensors], axis=-1, dtype=dtype)]
 
     def inverse(tensors):
         return [part.T for part in np.split(tensors[0], ends, axis=-1)]

@@ -1,5 +1,6 @@
 """What published checkpoints look like on disk: a format is recognised by its files. Loads no TensorFlow."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def _read_gpt2_config(directory: Path) -> tuple[Family, ModelConfig]:
             raise InputError(f"{path} has no {key!r}: expected the hparams.json of a GPT-2")
     values = {theirs: hparams[key] for key, theirs in _GPT2_KEYS.items()}
     encoder = directory / "encoder.json"
-    end = read_json(encoder).get(_END_OF_TEXT) if encoder.exists() else None
+    end = read_json(encoder).get(_END_OF_TEXT) if os.path.lexists(encoder) else None
     return config_of_values({"model_type": "gpt2", **values, "bos_token_id": end, "eos_token_id": end}, path)
 
 
@@ -104,7 +105,7 @@ def format_of(directory: Path) -> Format:
         InputError: it has the mark of none.
     """
     for each in FORMATS:
-        if (Path(directory) / each.mark).exists():
+        if os.path.lexists(Path(directory) / each.mark):
             return each
     marks = "; ".join(f"{each.title}: {each.mark}" for each in FORMATS)
     raise InputError(f"{directory} is no checkpoint that tfgpt knows: expected one of ({marks})")

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfgpt.checkpoints.arrays import is_finite
 from tfgpt.checkpoints.readers import Reader
-from tfgpt.checkpoints.rules import FLOATS, Rule, expand, readable, written
+from tfgpt.checkpoints.rules import FLOATS, Rule, common_float, expand, readable, written
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
@@ -30,8 +30,8 @@ def read_weights(
     Raises:
         InputError: a tensor is missing, left over, of another shape than the config says, or not finite.
     """
-    head = f"{family.head}weight"
-    has_second = config.tie_embeddings and head in reader.names()
+    head = _published_names(reader, family).get(f"{family.head}weight")
+    has_second = config.tie_embeddings and head is not None
     for rule, names in match_names(reader, family, config):
         read = _reading(reader, rule, names, shapes[rule.target])
         is_table = rule.target == "decoder/token_embedding/table"
@@ -74,9 +74,9 @@ def match_names(reader: Reader, family: Family, config: ModelConfig) -> list[tup
 
 
 def stored_dtype(reader: Reader, names: tuple[str, ...]) -> str:
-    """What a weight is kept in that these tensors make: their dtype; bfloat16 where they are quantized."""
+    """What a weight is kept in that these tensors make, without loss; bfloat16 where they are quantized."""
     dtypes = {reader.dtype(name) for name in names}
-    return dtypes.pop() if len(dtypes) == 1 and dtypes <= set(FLOATS) else "bfloat16"
+    return common_float(dtypes) if dtypes <= set(FLOATS) else "bfloat16"
 
 
 def _reading(reader: Reader, rule: Rule, names: tuple[str, ...], shape: tuple[int, ...]):

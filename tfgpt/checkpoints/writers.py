@@ -8,6 +8,7 @@ tests.
 
 import json
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 def check_shard_size(max_shard_size: int) -> None:
     """`InputError` for a size that no shard can keep."""
-    if not isinstance(max_shard_size, int) or max_shard_size < 1:
+    is_number = isinstance(max_shard_size, Integral) and not isinstance(max_shard_size, bool)
+    if not is_number or max_shard_size < 1:
         raise InputError(f"found max_shard_size={max_shard_size!r}, expected a number of bytes of at least 1")
 
 

@@ -1,5 +1,6 @@
 """`tfgpt convert`: a published checkpoint becomes a model directory of tfgpt."""
 
+import os
 import shutil
 import sys
 from collections import Counter
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
-from tfgpt.files import read_json, replacing_directory, write_json
+from tfgpt.files import check_owned, read_json, replacing_directory, user_path, write_json
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -34,14 +35,13 @@ def run(arguments) -> int:
     from tfgpt.checkpoints.writers import check_shard_size
 
     check_shard_size(arguments.max_shard_size)
-    source = resolve(arguments.source, arguments.revision, check=read_model_config)
-    target = Path(arguments.model_dir).expanduser()
-    if target.exists() and target.resolve() == source.resolve():
+    target = user_path(arguments.model_dir)
+    if os.path.isdir(arguments.source) and target.exists() and target.samefile(arguments.source):
         raise InputError(f"{target} is the source itself: name another directory")
-    if target.is_dir() and any(target.iterdir()):
-        raise InputError(f"{target} exists and is not empty: name an empty or a new directory")
+    check_owned(target, owned=())  # before a download
+    source = resolve(arguments.source, arguments.revision, check=read_model_config)
     found = format_of(source)
-    with replacing_directory(target) as temporary:
+    with replacing_directory(target, owned=()) as temporary:
         facts = _write(source, found, temporary, arguments)
         _copy_tokenizer(source, found, temporary)
     if arguments.json:
@@ -61,7 +61,7 @@ def _write(source: Path, found, directory: Path, arguments) -> dict:
     weights = _weights(found.reader(source), family, config, arguments.dtype)
     dtype = Counter(weight.dtype for weight in weights.values()).most_common(1)[0][0]
     write_model_config(config, directory, dtype)
-    if (source / GENERATION_FILE).exists():
+    if os.path.lexists(source / GENERATION_FILE):
         read_json(source / GENERATION_FILE)  # a broken one is refused
         shutil.copyfile(source / GENERATION_FILE, directory / GENERATION_FILE)
     published = published_tensors(weights, family, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from tfgpt.commands.output import print_json
 from tfgpt.commands.train import spell_score
 from tfgpt.errors import InputError
+from tfgpt.files import user_path
 
 
 def add_arguments(parser) -> None:
@@ -24,7 +25,7 @@ def add_arguments(parser) -> None:
 
 def run(arguments) -> int:
     """Evaluates a recipe's model on its validation text, or any model on a text."""
-    arguments.source = Path(arguments.source).expanduser()
+    arguments.source = user_path(arguments.source)
     if arguments.source.suffix in (".yaml", ".yml"):
         if arguments.corpus:
             raise InputError(

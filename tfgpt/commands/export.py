@@ -2,9 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
 from tfgpt.commands.output import print_json
+from tfgpt.files import user_path
 
 
 def add_arguments(parser) -> None:
@@ -54,7 +54,7 @@ def run(arguments) -> int:
     from tfgpt.checkpoints.directory import read_model_config
     from tfgpt.commands.backend import load_keras
 
-    read_model_config(Path(arguments.model_dir).expanduser())  # a wrong path is told before TensorFlow loads
+    read_model_config(user_path(arguments.model_dir))  # a wrong path is told before TensorFlow loads
     text, calibration_text = _held_out(arguments), _calibration(arguments)
     load_keras("exporting")
     from tfgpt_export import export
@@ -87,17 +87,17 @@ def _held_out(arguments):
     from tfgpt.evaluation.held_out import windows_beside, windows_of_text
 
     if arguments.text is not None:
-        return windows_of_text(Path(arguments.model_dir).expanduser(), Path(arguments.text).expanduser())
-    return None if arguments.no_verify else windows_beside(Path(arguments.model_dir).expanduser())
+        return windows_of_text(user_path(arguments.model_dir), user_path(arguments.text))
+    return None if arguments.no_verify else windows_beside(user_path(arguments.model_dir))
 
 
 def _calibration(arguments):
     """int64 `[rows, length]` of text, or `None` where int4 is not asked for or there is none."""
     from tfgpt.evaluation.held_out import windows_beside, windows_of_text
 
-    model_dir = Path(arguments.model_dir).expanduser()
+    model_dir = user_path(arguments.model_dir)
     if arguments.calibration_text is not None:
-        return windows_of_text(model_dir, Path(arguments.calibration_text).expanduser())
+        return windows_of_text(model_dir, user_path(arguments.calibration_text))
     return windows_beside(model_dir, "train") if "int4" in arguments.precision else None
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
+from tfgpt.files import user_path
 
 
 def add_arguments(parser) -> None:
@@ -104,7 +105,7 @@ def _check_logprobs(arguments) -> None:
 
 def _opened(arguments):
     """`generate(prompts, options, on_token)` of whatever the directory holds, and the tokenizer."""
-    directory = Path(arguments.directory).expanduser()
+    directory = user_path(arguments.directory)
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory: expected a model directory or an export")
     if (directory / "onnx").is_dir():

@@ -1,7 +1,6 @@
 """`tfgpt quickstart`: the whole job on this machine."""
 
-from pathlib import Path
-
+from tfgpt.files import user_path
 from tfgpt.locks import working_in
 
 
@@ -26,7 +25,7 @@ def run(arguments) -> int:
     """Runs, or goes on with, the job."""
     from tfgpt.quickstart.job import quickstart
 
-    output = Path(arguments.output).expanduser()
+    output = user_path(arguments.output)
     with working_in(output):
         quickstart(output, arguments.corpus, arguments.budget, as_json=arguments.json)
     return 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
+from tfgpt.files import user_path
 
 TEXT_ROWS, TEXT_LENGTH = 16, 128
 
@@ -41,11 +42,11 @@ def run(arguments) -> int:
         raise InputError(
             "found --text without --model, expected both: recorded answers are to a text of theirs"
         )
-    if arguments.html and Path(arguments.html).expanduser().is_dir():
+    if arguments.html and user_path(arguments.html).is_dir():
         raise InputError(f"found a directory {arguments.html}, expected a file for the page: add its name")
     model_dir, text = None, None
     if arguments.model:
-        model_dir = Path(arguments.model).expanduser()
+        model_dir = user_path(arguments.model)
         text = _load(model_dir, arguments.text)
     from tfgpt_export.page import verification_html
     from tfgpt_export.recheck import verify_export
@@ -54,7 +55,7 @@ def run(arguments) -> int:
     from tfgpt.files import write_text
 
     report = verify_export(
-        Path(arguments.export_dir).expanduser(),
+        user_path(arguments.export_dir),
         model_dir,
         text,
         client_names=arguments.client,
@@ -62,7 +63,7 @@ def run(arguments) -> int:
         progress=lambda step: print(f"verify: {step}", file=sys.stderr, flush=True),
     )
     if arguments.html:
-        write_text(Path(arguments.html).expanduser(), verification_html(report))
+        write_text(user_path(arguments.html), verification_html(report))
     if arguments.json:
         print_json(report)
     else:

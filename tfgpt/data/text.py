@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfgpt.errors import InputError
+from tfgpt.files import user_path
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
 
@@ -94,7 +95,7 @@ def corpus_files(path: str | os.PathLike, suffixes: Sequence[str] = TEXT_SUFFIXE
     Raises:
         InputError: nothing at `path`, or a directory without such files.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_file():
         return [CorpusFile(path.name, path)]
     if not path.is_dir():

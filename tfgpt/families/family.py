@@ -30,6 +30,7 @@ class Family:
         architecture: the class name that config.json lists for a language model.
         defaults: what config.json means when it leaves a key out (the reference's own defaults).
         fields: config.json key -> ModelConfig field, one to one.
+        aliases: config.json key -> the key of `fields` that the reference takes it for.
         required: keys without which a config.json does not say what the model is.
         sizes: size name -> ModelConfig fields.
         published: size name -> the hub's repository of its weights; a size without weights has no entry.
@@ -58,6 +59,7 @@ class Family:
     prefix: str = ""
     head: str = "lm_head."
     ignored: tuple[str, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
     read_particulars: Callable[[dict], dict] = field(default=lambda values: {})
     write_particulars: Callable[[ModelConfig], dict] = field(default=lambda config: {})
     served_as: str | None = None
@@ -66,8 +68,9 @@ class Family:
         """The ModelConfig of a config.json's values.
 
         Raises:
-            InputError: a key is missing, or a value is not of this family.
+            InputError: a key is missing, two that mean the same differ, or a value is not of this family.
         """
+        values = self._without_aliases(values)
         for key in self.required:
             if key not in values:
                 raise InputError(
@@ -85,6 +88,16 @@ class Family:
             word = str(error).split(" ", 1)[0]
             hint = f" ({word} is {theirs[word]!r} in config.json)" if word in theirs else ""
             raise InputError(f"config.json: {error}{hint}") from None
+
+    def _without_aliases(self, values: dict[str, Any]) -> dict[str, Any]:
+        stated = {alias: key for alias, key in self.aliases.items() if values.get(alias) is not None}
+        for alias, key in stated.items():
+            if key in values and not _is_same(values[key], values[alias]):
+                raise InputError(
+                    f"config.json has {key} {values[key]!r} and {alias} {values[alias]!r}, which are two "
+                    "names of one number: remove the wrong one"
+                )
+        return {**values, **{key: values[alias] for alias, key in stated.items()}}
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
         """The config.json values of a ModelConfig, as the reference implementation reads them.
@@ -121,6 +134,10 @@ class Family:
         if size not in self.sizes:
             raise InputError(f"{self.title} has no size {size!r}{nearest(size, self.sizes)}")
         return ModelConfig.from_dict({"family": self.name, **self.sizes[size], **changes})
+
+
+def _is_same(one, other) -> bool:
+    return type(one) is type(other) and one == other
 
 
 def _meaning(config: ModelConfig) -> dict[str, Any]:

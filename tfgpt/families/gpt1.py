@@ -100,6 +100,7 @@ FAMILY = Family(
     published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
     # And the numbers 0, 1, 2, ... that transformers saved as a buffer before 4.31.
     ignored=(*gpt2.FAMILY.ignored, r"position_ids"),
     read_particulars=read_particulars,

@@ -98,6 +98,14 @@ FIELDS = {
     "pad_token_id": "pad_token_id",
 }
 
+# transformers' configuration classes take these names, too (`attribute_map`).
+ALIASES = {
+    "max_position_embeddings": "n_positions",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+}
+
 # transformers' GPT2Config: what a key means when config.json leaves it out. For the special tokens it takes
 # 50256, whatever the vocabulary is; here a config.json that states none has none.
 DEFAULTS = {
@@ -175,6 +183,7 @@ FAMILY = Family(
     weights=weights,
     prefix="transformer.",
     # Causal masks that old versions of transformers saved as buffers, and a tied head saved a second time.
+    aliases=ALIASES,
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight"),
     read_particulars=read_particulars,
     write_particulars=write_particulars,

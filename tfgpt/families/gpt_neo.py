@@ -118,7 +118,14 @@ def _attention_layers(values: dict) -> list[str]:
             "the two must agree"
         )
     check_num_layers(described)
-    return [kind for kinds, times in groups if kinds for _ in times for kind in kinds]
+    layers = [kind for kinds, times in groups if kinds for _ in times for kind in kinds]
+    # GPTNeoConfig writes both, and reads the second where it stands.
+    if values.get("attention_layers") not in (None, layers):
+        raise InputError(
+            f"attention_layers is {values['attention_layers']!r}, but attention_types describes {layers!r}: "
+            "the two must agree"
+        )
+    return layers
 
 
 def write_particulars(config: ModelConfig) -> dict:
@@ -150,6 +157,8 @@ FAMILY = Family(
     published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
+    # GPTNeoConfig.attribute_map
+    aliases={"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
     # Causal masks that old versions of transformers saved as buffers, and a tied head saved a second time.
     ignored=(r"h\.\d+\.attn\.attention\.(bias|masked_bias)", r"lm_head\.weight"),
     read_particulars=read_particulars,

@@ -163,7 +163,13 @@ def _read_rotary(values: dict) -> dict:
         raise InputError(f"rotary_pct is {share!r}: expected the rotated share of each head, such as 0.25")
     if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
         raise InputError(f"hidden_size, num_attention_heads are {sizes}: expected whole numbers above 0")
-    return {"rotary_dim": int(sizes[0] // sizes[1] * share), "rotary_base": base}
+    width = sizes[0] // sizes[1]
+    if values.get("head_dim") not in (None, width):
+        raise InputError(
+            f"head_dim is {values['head_dim']!r}: expected {width}, which is hidden_size / "
+            "num_attention_heads; GPT-NeoX has no heads of another width"
+        )
+    return {"rotary_dim": int(width * share), "rotary_base": base}
 
 
 def write_particulars(config: ModelConfig) -> dict:

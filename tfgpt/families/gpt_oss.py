@@ -189,7 +189,7 @@ def _read_pattern(values: dict) -> tuple[Attention, ...]:
             f"layer_types is {stated!r}: expected one kind for each of {values['num_hidden_layers']} layers"
         )
     for kind in stated:
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise InputError(f"layer_types has {kind!r}{nearest(str(kind), _KINDS)}")
     return tuple(_KINDS[kind] for kind in stated)
 
@@ -198,11 +198,15 @@ _KINDS = {"sliding_attention": Attention.LOCAL, "full_attention": Attention.GLOB
 
 
 def _read_experts_per_token(values: dict) -> int:
-    """Two spellings are published side by side."""
-    stated = {key: values[key] for key in ("num_experts_per_tok", "experts_per_token") if key in values}
-    if len(set(map(repr, stated.values()))) > 1:
-        raise InputError(f"config.json has {stated}: expected one number of experts for each token")
-    return next(iter(stated.values()), _EXPERTS_PER_TOKEN)
+    """Two spellings are published side by side, of which transformers reads the first."""
+    number = values.get("num_experts_per_tok", _EXPERTS_PER_TOKEN)
+    also = values.get("experts_per_token", number)
+    if repr(number) != repr(also):
+        raise InputError(
+            f"num_experts_per_tok is {number!r} (where it is not stated: {_EXPERTS_PER_TOKEN}), but "
+            f"experts_per_token is {also!r}: expected one number of experts for each token; state it as both"
+        )
+    return number
 
 
 def _read_rotary(values: dict) -> dict:
@@ -213,7 +217,9 @@ def _read_rotary(values: dict) -> dict:
         return {"rotary_base": base, "yarn": _YARN}
     if not isinstance(stated, dict):
         raise InputError(f"rope_parameters is {stated!r}: expected a table with rope_type")
-    stated = {key: value for key, value in stated.items() if value is not None}
+    # transformers takes what is not stated for true, and null for false.
+    truncate = {"truncate": False} if "truncate" in stated and stated["truncate"] is None else {}
+    stated = {key: value for key, value in stated.items() if value is not None} | truncate
     base = stated.pop("rope_theta", base)
     kind = stated.pop("rope_type", stated.pop("type", None))
     stated.pop("type", None)
@@ -274,6 +280,7 @@ FAMILY = Family(
     published=PUBLISHED,
     weights=weights,
     prefix="model.",
+    aliases={"num_experts": "num_local_experts"},  # GptOssConfig.attribute_map
     ignored=(r"lm_head\.weight",),
     read_particulars=read_particulars,
     write_particulars=write_particulars,

@@ -10,6 +10,7 @@ of neighbours (interleaved); attention has no biases; the head is not tied and h
 from tfgpt.checkpoints.rules import TRANSPOSE, Rule, side_by_side
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
+from tfgpt.families import gpt2
 from tfgpt.families.activations import read_activation, write_activation
 from tfgpt.families.family import Family, Published
 
@@ -129,6 +130,7 @@ FAMILY = Family(
     published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
     # Causal masks and tables of sines that old versions of transformers saved as buffers.
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias|embed_positions)",),
     read_particulars=read_particulars,

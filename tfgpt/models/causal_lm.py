@@ -10,6 +10,7 @@ import numpy as np
 from tfgpt.checkpoints.directory import read_model_config, write_model_config
 from tfgpt.checkpoints.hub import resolve
 from tfgpt.checkpoints.readers import TensorReader
+from tfgpt.checkpoints.rules import FLOATS
 from tfgpt.checkpoints.translate import Weight, match_names, published_tensors, read_weights
 from tfgpt.checkpoints.writers import check_shard_size, write_tensors
 from tfgpt.config import ModelConfig
@@ -41,6 +42,7 @@ class CausalLM(Trainer):
     """
 
     def __init__(self, config: ModelConfig, dtype=None, **kwargs):
+        _check_policy(dtype)
         super().__init__(dtype=dtype, **kwargs)
         self.config = config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config)
         self.decoder = Decoder(self.config, name="decoder", dtype=self.dtype_policy)
@@ -158,7 +160,7 @@ class CausalLM(Trainer):
             InputError: the directory is incomplete or contradicts itself, `dtype` is no policy, or a weight
                 is too large for it.
         """
-        _check_policy(dtype)
+        _check_policy(dtype)  # before a download
         directory = resolve(
             source, revision, token=token, local_files_only=local_files_only, check=read_model_config
         )
@@ -181,8 +183,12 @@ class CausalLM(Trainer):
         the dtype of the variables.
 
         Args:
-            directory: made if missing, replaced as a whole when everything is written.
+            directory: made if missing, replaced as a whole when everything is written; `~` is the home
+                directory.
             max_shard_size: bytes above which weights are split into several files.
+
+        Raises:
+            InputError: `directory` cannot be one, or the family's format cannot say what the model is.
         """
         check_shard_size(max_shard_size)
         weights = {name: _weight_of(variable) for name, variable in self.named_weights().items()}
@@ -207,15 +213,24 @@ def _weight_of(variable: keras.Variable) -> Weight:
 
 
 def _check_policy(dtype) -> None:
-    """InputError for what Keras has no dtype policy for."""
+    """InputError for what Keras has no dtype policy for, and for one whose weights are no plain floats.
+
+    One that quantizes is for `quantize`, which only Keras's own layers have.
+    """
     try:
-        keras.dtype_policies.get(dtype)
+        policy = keras.dtype_policies.get(dtype)
+        is_plain = getattr(policy, "quantization_mode", None) is None
+        dtypes = {policy.variable_dtype, policy.compute_dtype} if is_plain else {None}
     except (ValueError, TypeError, AttributeError, KeyError):
+        dtypes = {None}
+    if not dtypes <= set(FLOATS):
         raise InputError(
-            f"found dtype={dtype!r}, expected a dtype policy of Keras: float32, bfloat16, mixed_bfloat16, ..."
-        ) from None
+            f"found dtype={dtype!r}, expected a dtype policy of Keras with float weights: float32, bfloat16, "
+            "mixed_bfloat16, ..."
+        )
 
 
 def _keeps_beside_weights(path: Path) -> bool:
     """Whether a file of an older directory still belongs beside new weights."""
-    return not re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?", path.name)
+    weights = r"model(-\d{5,}-of-\d{5,})?\.safetensors|model\.safetensors\.index\.json"
+    return path.is_dir() or not re.fullmatch(weights, path.name)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from tfgpt.checkpoints.directory import read_model_config
-from tfgpt.files import read_json, write_json
+from tfgpt.files import read_json, user_path, write_json
 from tfgpt.quickstart import page
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
 from tfgpt.training.output import check_output
@@ -40,7 +40,7 @@ def quickstart(output, corpus: str | None = None, budget: str = "small", as_json
     Raises:
         InputError: no usable text, or `output` holds another job.
     """
-    output = Path(output).expanduser()
+    output = user_path(output)
     check_output(output, job="train", passed_over="train")
     show = page.Page(quiet=as_json)
     results = {"budget": budget, "corpus": corpus or "Python's standard library", "seconds": {}}

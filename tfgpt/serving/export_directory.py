@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfgpt.errors import InputError, nearest
-from tfgpt.files import read_json
+from tfgpt.files import read_json, user_path
 from tfgpt.generation.options import GenerationOptions
 
 # The names that transformers.js looks for.
@@ -62,7 +62,7 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
     Raises:
         InputError: the directory or the precision is missing, a file is not JSON, or a needed key is absent.
     """
-    directory = Path(directory)
+    directory = user_path(directory)
     model_path = _model_path(directory, precision)
     config = read_json(directory / "config.json")
     genai = _optional_json(directory / "genai_config.json").get("model", {})

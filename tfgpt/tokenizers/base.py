@@ -4,14 +4,13 @@ import codecs
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import NoneType
 
 import tokenizers
 from tokenizers import normalizers
 
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_file, write_json
+from tfgpt.files import replacing_file, user_path, write_json
 from tfgpt.tokenizers.chat import choose_template, render_chat
 from tfgpt.tokenizers.file_names import CONFIGURATION_FILE, TOKENIZER_FILE
 from tfgpt.tokenizers.fingerprint import fingerprint
@@ -217,7 +216,7 @@ class Tokenizer:
 
         `model_max_length` is the context length, in tokens, that clients should respect.
         """
-        directory = Path(directory)
+        directory = user_path(directory)
         with replacing_file(directory / TOKENIZER_FILE) as temporary:
             self.backend.save(str(temporary))
         write_json(directory / CONFIGURATION_FILE, self._configuration(model_max_length))

@@ -16,7 +16,6 @@ word.
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -143,7 +142,7 @@ class GraphTokenizer(tf.Module):
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes a SavedModel with `encode`, `encode_one`, `encode_padded` and `decode`."""
-        with replacing_directory(Path(directory)) as temporary:
+        with replacing_directory(directory) as temporary:
             tf.saved_model.save(self, str(temporary))
 
 
