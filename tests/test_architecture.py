@@ -32,7 +32,7 @@ LAYERS = (
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),
     ("tfgpt.axes",),
-    ("tfgpt.files", "tfgpt.locks", "tfgpt.errors", "tfgpt._version"),
+    ("tfgpt.files", "tfgpt.replacing", "tfgpt.paths", "tfgpt.locks", "tfgpt.errors", "tfgpt._version"),
 )
 # `model.generate` is where users look for it; imported within the method, it binds nothing.
 UPWARD = {("tfgpt.models.causal_lm", "tfgpt.generation.keras_decoder")}
@@ -43,6 +43,8 @@ SERVING_MAY_IMPORT = (
     "tfgpt.tokenizers",
     "tfgpt.errors",
     "tfgpt.files",
+    "tfgpt.paths",
+    "tfgpt.replacing",
     "tfgpt._version",
 )
 # Importing these loads neither TensorFlow nor Keras.

@@ -1,13 +1,18 @@
 """Nothing is ever half-written."""
 
+import contextlib
 import json
 import os
 import stat
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from tfgpt import InputError
-from tfgpt.files import replacing_directory, replacing_file, write_json, write_text
+from tfgpt.files import read_json, write_json, write_text
+from tfgpt.paths import user_path
+from tfgpt.replacing import replacing_directory, replacing_file
 
 
 def test_a_file_appears_whole_with_ordinary_permissions(tmp_path):
@@ -160,7 +165,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
     """A child dies within both managers; another, in this process, is still at work."""
     code = f"""
 import os
-from tfgpt.files import replacing_directory, replacing_file
+from tfgpt.replacing import replacing_directory, replacing_file
 os.chdir({str(tmp_path)!r})
 with replacing_directory("model") as directory, replacing_file("a.json"):
     (directory / "file").touch()
@@ -268,15 +273,220 @@ def test_a_working_directory_that_is_gone_is_no_reason_to_fail(tmp_path, monkeyp
     assert os.listdir(tmp_path / "model") == ["new"]
 
 
-@pytest.mark.parametrize("name", [None, 5, b"model", "", "a\0b", "~nobody_of_this_name/model"])
-def test_what_is_no_name_of_a_directory(name):
-    with pytest.raises(InputError), replacing_directory(name):
-        pass
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, "found None, expected the path"),
+        (5, "found 5, expected the path"),
+        (b"model", "found b'model', expected the path"),
+        ("a\0b", "expected the path"),
+        ("", "is empty"),
+        ("/", "root of the file system"),
+    ],
+)
+def test_what_is_no_name_of_a_directory(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=words), replacing_directory(name):
+        pytest.fail("the block runs")
+    assert os.listdir(tmp_path) == []
 
 
-def test_the_home_directory_may_be_written_short(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with replacing_directory("~/model"):
+def test_the_home_directory_is_written_short_by_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~/model") == user_path(Path("~/model")) == tmp_path / "home" / "model"
+    with pytest.raises(InputError, match="no home directory of that user"):
+        user_path("~nobody_of_this_name/model")
+    assert user_path(user_path("./~name/model")) == tmp_path / "~name" / "model"
+    assert user_path("a/../b/./c") == Path("a/../b/c")
+    write_json("~/a.json", {})
+    assert read_json("~/a.json") == {} and os.listdir(tmp_path) == ["~"]
+
+
+def test_what_is_written_has_the_group_of_what_is_replaced(tmp_path, monkeypatch):
+    """Without the right to give things away, and with it: then it is asked for before anything is written."""
+    path = tmp_path / "model"
+    path.mkdir()
+    given = []
+    monkeypatch.setattr(os, "chown", lambda target, user, group: given.append((user, group)))
+    with replacing_directory(path):
+        assert given == [(path.stat().st_uid, -1), (-1, path.stat().st_gid)]
+
+    def denied(target, user, group):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", denied)
+    with replacing_directory(path) as temporary:
+        (temporary / "new").touch()
+    assert os.listdir(path) == ["new"]
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_gives_no_permissions(tmp_path):
+    (tmp_path / "private").touch(0o600)
+    (tmp_path / "directory").mkdir(0o700)
+    (tmp_path / "plain").touch()
+    for target in ("private", "directory"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(target)
+        write_text(tmp_path / "link", "new")
+        assert not (tmp_path / "link").is_symlink()
+        assert (tmp_path / "link").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "private").read_text() == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users")
+def test_what_may_not_be_written_or_removed_is_replaced_again_and_again(python):
+    """By somebody who is not root, for whom permissions count; this process may be root."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        os.chmod(folder, 0o777)
+        if any(parent.stat().st_mode & 0o001 == 0 for parent in Path(folder).resolve().parents):
+            pytest.skip(f"a parent of {folder} is closed to others")
+        _replace_as_somebody_else(folder, python)
+
+
+def _replace_as_somebody_else(folder, python):
+    code = f"""
+import os, stat
+from tfgpt.replacing import replacing_directory
+os.chdir({folder!r})
+os.makedirs("model/sub")
+if os.geteuid() == 0:
+    open("model/sub/roots", "w").close()
+    os.chown("model", 65534, 65534)
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for number in range(3):
+    os.chmod("model", 0o555)
+    with replacing_directory("model") as temporary:
+        (temporary / str(number)).touch()
+    assert os.listdir("model") == [str(number)]
+    assert stat.S_IMODE(os.stat("model").st_mode) == 0o555
+os.chmod("model", 0o755)
+os.unlink("model/2")
+os.rmdir("model")
+with replacing_directory("model", keep=lambda entry: True) as temporary:
+    (temporary / "new").touch()
+assert os.listdir("model") == ["new"]  # what could not be removed does not come back
+"""
+    python(code)
+    assert [name for name in os.listdir(folder) if not name.endswith(".part")] == ["model"]
+
+
+def test_neighbours_that_cannot_be_looked_at_are_passed_over(tmp_path, monkeypatch):
+    """A dead network file system beside the target, say."""
+    (tmp_path / "dead").mkdir()
+    (tmp_path / ".model.tfgpt-abcd1234.part").mkdir()
+    look = os.stat
+
+    def failing(path, **options):
+        if str(path).endswith(("dead", "abcd1234.part")):
+            raise PermissionError("dead")
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", failing)
+    with replacing_directory(tmp_path / "model"):
         pass
-    write_text("~/file", "text")
-    assert sorted(os.listdir(tmp_path)) == ["file", "model"]
+    monkeypatch.undo()
+    assert (tmp_path / "model").is_dir()
+
+
+def test_processes_that_replace_one_directory_keep_what_is_kept(tmp_path, python):
+    code = f"""
+import os, threading
+from tfgpt.replacing import replacing_directory
+os.chdir({str(tmp_path)!r})
+
+def work(number):
+    for _ in range(300):
+        with replacing_directory("model", keep=lambda entry: entry.name.startswith("keep")) as temporary:
+            (temporary / str(number)).touch()
+
+os.mkdir("model")
+for number in range(5):
+    open(f"model/keep{{number}}", "w").close()
+child = os.fork()
+work(child == 0)
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+found = sorted(os.listdir("model"))
+assert found[1:] == [f"keep{{number}}" for number in range(5)], found
+assert os.listdir(".") == ["model"], os.listdir(".")
+"""
+    python(code)
+
+
+BEFORE = {"config", "keep", "weights-1", "weights-2"}
+AFTER = {"config", "keep", "weights"}
+
+
+def _fill(path):
+    path.mkdir()
+    for name in BEFORE:
+        (path / name).write_text("old")
+
+
+def _save(path):
+    """As a model is saved: the old weights go, the rest stays or is replaced."""
+    with replacing_directory(path, keep=lambda entry: not entry.name.startswith("weights")) as temporary:
+        for name in ("config", "weights"):
+            (temporary / name).write_text("new")
+
+
+@pytest.mark.parametrize("moves", range(6))
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, PermissionError])
+def test_entries_are_all_replaced_or_none(tmp_path, monkeypatch, kind, moves):
+    """Ctrl-C, or an entry that cannot be moved, while the current directory is replaced."""
+    _fill(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    rename, count = os.replace, iter(range(100))
+
+    def failing(source, target):
+        if next(count) == moves:
+            raise kind
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with contextlib.suppress(kind):
+        _save(".")
+    monkeypatch.undo()
+    found = {entry.name: entry.read_text() for entry in (tmp_path / "model").iterdir() if entry.is_file()}
+    if moves < 5:  # three old entries aside, two new ones in
+        assert found == dict.fromkeys(BEFORE, "old")
+    else:
+        assert found == {**dict.fromkeys(AFTER, "new"), "keep": "old"}
+    assert os.listdir(tmp_path) == ["model"]
+    _save(tmp_path / "model")
+    assert set(os.listdir(tmp_path / "model")) == AFTER
+
+
+@pytest.mark.parametrize("moves", range(1, 6))
+def test_entries_of_a_killed_process_are_put_back(tmp_path, python, moves):
+    _fill(tmp_path / "model")
+    python(f"""
+import os
+from tfgpt.replacing import replacing_directory
+os.chdir({str(tmp_path / "model")!r})
+rename, count = os.replace, iter(range(100))
+def dying(source, target):
+    if next(count) == {moves}:
+        os._exit(0)
+    rename(source, target)
+os.replace = dying
+with replacing_directory(".", keep=lambda entry: not entry.name.startswith("weights")) as temporary:
+    for name in ("config", "weights"):
+        (temporary / name).write_text("new")
+""")
+    with pytest.raises(RuntimeError), replacing_directory(tmp_path / "model"):
+        found = {entry.name: entry.read_text() for entry in (tmp_path / "model").iterdir() if entry.is_file()}
+        assert found.items() >= dict.fromkeys(BEFORE, "old").items()
+        assert set(found) <= BEFORE | {"weights"}
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["model"]
+    assert not [name for name in os.listdir(tmp_path / "model") if name.startswith(".")]
+
+
+def test_only_its_own_leftovers_are_owned(tmp_path):
+    path = tmp_path / "train"
+    (path / ".thesis.tfgpt-notes.part").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"found \.thesis"), replacing_directory(path, owned=()):
+        pytest.fail("the block runs")

@@ -53,16 +53,25 @@ def in_turn(directory: str | os.PathLike) -> Iterator[None]:
     directory = Path(directory)
     is_new = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
-    handle = _locked(directory / ".lock") if fcntl is not None else None
+    try:
+        with alone_at(directory / ".lock"):
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds something
+                directory.rmdir()
+
+
+@contextlib.contextmanager
+def alone_at(file: Path) -> Iterator[None]:
+    """Waits until no other process is within this block for the same `file`, which is there meanwhile."""
+    handle = _locked(file) if fcntl is not None else None
     try:
         yield
     finally:
         if handle is not None:
-            (directory / ".lock").unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             os.close(handle)
-        if is_new:
-            with contextlib.suppress(OSError):  # it holds something
-                directory.rmdir()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError, nearest
-from tfgpt.files import user_path
+from tfgpt.paths import user_path
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]

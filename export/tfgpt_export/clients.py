@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.errors import InputError, nearest
-from tfgpt.files import read_json, user_path, write_json
+from tfgpt.files import read_json, write_json
+from tfgpt.paths import user_path
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
 
 FOLDER = Path(__file__).resolve().parent / "programs"

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfgpt.checkpoints.directory import read_model_config
-from tfgpt.files import replacing_directory, user_path
+from tfgpt.paths import user_path
+from tfgpt.replacing import replacing_directory
 from tfgpt_export import layouts, stages
 from tfgpt_export import package as packaging
 from tfgpt_export.engine_check import check_engine

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.errors import InputError, one_line
-from tfgpt.files import replacing_file
+from tfgpt.replacing import replacing_file
 from tfgpt_export.agreement import Agreement, Predict
 from tfgpt_export.gates import JUDGED
 from tfgpt_export.greedy import GreedyReference

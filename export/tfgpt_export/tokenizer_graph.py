@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from tfgpt._version import __version__
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_file
+from tfgpt.replacing import replacing_file
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer, byte_characters
 from tfgpt.tokenizers.graph_plan import Splitting, read_plan

@@ -6,6 +6,7 @@ import shutil
 import struct
 import tracemalloc
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -467,7 +468,7 @@ def test_projections_of_wrong_sizes_are_refused_though_their_sum_is_right(fixtur
         tensors[query], tensors[key] = np.split(whole, [len(tensors[query]) + 2])
 
     change_tensors(tmp_path, change)
-    refused(tmp_path, query, key, "has shape")
+    refused(tmp_path, query, key, "has shape", "rows, expected (")
 
 
 def test_a_second_head_of_a_tied_model_is_compared_under_its_prefix_too(model_directory):
@@ -478,11 +479,42 @@ def test_a_second_head_of_a_tied_model_is_compared_under_its_prefix_too(model_di
     refused(model_directory, "transformer.lm_head.weight", "differs from the token table")
 
 
-@pytest.mark.parametrize("name", [None, 5, b"model", "", "a\0b", "~nobody_of_this_name/model", "x" * 300])
-def test_what_is_no_name_of_a_model(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (None, "found None, expected the path"),
+        (5, "found 5, expected the path"),
+        (b"model", "found b'model', expected the path"),
+        ("", "is empty"),
+        ("a\0b", "expected the path"),
+        ("~nobody_of_this_name/model", "no home directory of that user"),
+        ("x" * 300, "neither a directory nor an id of the hub"),
+    ],
+    ids=range(7),
+)
+def test_what_is_no_name_of_a_model(name, words, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=words):
         tfgpt.CausalLM.from_pretrained(name)
+
+
+def test_a_global_policy_is_named_where_it_does_not_serve():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("int8_from_float32")
+    try:
+        with pytest.raises(InputError, match="found dtype='int8_from_float32'"):
+            tfgpt.CausalLM(tfgpt.ModelConfig(13, 8, 1, 2, 8))
+    finally:
+        keras.config.set_dtype_policy(before)
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    assert tfgpt.CausalLM(tfgpt.ModelConfig(13, 8, 1, 2, 8), dtype=policy).compute_dtype == "bfloat16"
+
+
+def test_convert_to_a_file_asks_no_hub(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tfgpt.checkpoints.hub._download", lambda *arguments: pytest.fail("it is asked"))
+    (tmp_path / "out").touch()
+    assert main(["convert", "openai-community/gpt2", str(tmp_path / "out")]) == 2
+    assert "out is a file" in capsys.readouterr().err
 
 
 def test_convert_takes_no_empty_name(model_directory, tmp_path, monkeypatch, capsys):

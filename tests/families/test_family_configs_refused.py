@@ -77,7 +77,8 @@ def test_the_rest_is_sound(name):
         ("gpt_neox", {"num_attention_heads": 0}, "num_attention_heads"),
         ("gpt_neox", {"rope_parameters": [1]}, "rope_type is"),
         ("gpt_neox", {"head_dim": 2}, "head_dim is 2: expected 4"),
-        ("gpt_neo", {"attention_layers": ["global", "global"]}, "attention_layers is ['global', 'global']"),
+        ("gpt_neo", {"attention_layers": ["global", "global"]}, "attention_layers has 'global' for layer 1"),
+        ("gpt_neo", {"attention_layers": ["global"]}, "attention_layers is 1 layers"),
         ("gpt_neo", {"attention_layers": 3}, "attention_layers is 3"),
         ("gpt_neo", {"num_attention_heads": 4}, "num_heads 2 and num_attention_heads 4"),
         ("gpt_neo", {"num_hidden_layers": 4}, "num_layers 2 and num_hidden_layers 4"),
@@ -120,6 +121,7 @@ def test_the_other_name_of_a_key_counts(name, alias, key):
     assert family(name).read_config(renamed) == expected
     assert family(name).read_config({**sound, alias: sound[key]}) == expected
     assert family(name).read_config({**sound, alias: None}) == expected
+    assert family(name).read_config({**sound, key: None, alias: sound[key]}) == expected
 
 
 def test_one_spelling_of_experts_per_token_is_not_the_other():
@@ -129,6 +131,14 @@ def test_one_spelling_of_experts_per_token_is_not_the_other():
         family("gpt_oss").read_config({**stated, "experts_per_token": 2})
     sound = {**stated, "num_local_experts": 4, "experts_per_token": 4}
     assert family("gpt_oss").read_config(sound).num_experts_per_token == 4
+    assert family("gpt_oss").read_config({**OSS, "experts_per_token": None}).num_experts_per_token == 2
+
+
+def test_layers_of_gpt_neo_are_stated_twice():
+    for stated in (["global", "local"], None):
+        assert family("gpt_neo").read_config({**NEO, "attention_layers": stated}) == family(
+            "gpt_neo"
+        ).read_config(NEO)
 
 
 @pytest.mark.parametrize(("stated", "truncate"), [({}, True), ({"truncate": None}, False)])

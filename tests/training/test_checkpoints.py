@@ -86,7 +86,7 @@ def flip_a_bit(path):
 def test_an_unfinished_checkpoint_is_not_one(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, ARRAYS, {})
-    (tmp_path / ".step-00000002.abc.part").mkdir()
+    (tmp_path / ".step-00000002.tfgpt-abcd1234.part").mkdir()
     assert checkpoints.steps() == [1]
 
     class Full(dict):

@@ -7,7 +7,8 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.family import Family
 from tfgpt.families.registry import family, family_of_model_type
-from tfgpt.files import check_plain_file, read_json, write_json
+from tfgpt.files import read_json, write_json
+from tfgpt.paths import check_plain_file
 from tfgpt.tokenizers.file_names import CHAT_TEMPLATE_FOLDER, TOKENIZER_FILES
 
 CONFIG_FILE = "config.json"

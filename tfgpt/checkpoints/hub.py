@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfgpt.errors import InputError
-from tfgpt.files import user_path
+from tfgpt.paths import user_path
 
 # Nothing else is fetched: no pickle, no code, nothing of folders, which hold other forms of the model.
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.jinja")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tfgpt.errors import InputError, one_line
-from tfgpt.files import check_plain_file
+from tfgpt.paths import check_plain_file
 
 # The last two parts of a name in GPT-1's and GPT-2's blocks -> Hugging Face's, within `h.{layer}.`.
 BLOCK = {
@@ -145,7 +145,7 @@ class TensorFlowCheckpoint:
 
         try:
             return self._reader.get_tensor(self._theirs[name]).reshape(self.shape(name))
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
             raise InputError(_damaged(self._path, error)) from None
 
 
@@ -196,11 +196,13 @@ def _open_checkpoint(path: Path):
         import tensorflow as tf
     except ImportError as error:
         raise InputError(f"{path} is TensorFlow's: install tensorflow to read it ({error})") from None
+    for file in (path, *path.parent.glob(f"{path.stem}.data-*")):
+        check_plain_file(file, "a file of a TensorFlow checkpoint")
     try:
         reader = tf.train.load_checkpoint(str(path.with_suffix("")))
         dtypes = {name: dtype.name for name, dtype in reader.get_variable_to_dtype_map().items()}
         return reader, reader.get_variable_to_shape_map(), dtypes
-    except (tf.errors.OpError, RuntimeError, ValueError, UnicodeDecodeError) as error:
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError, UnicodeDecodeError) as error:
         raise InputError(_damaged(path, error)) from None
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tfgpt.errors import InputError, one_line
-from tfgpt.files import check_plain_file, read_json
+from tfgpt.files import read_json
+from tfgpt.paths import check_plain_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

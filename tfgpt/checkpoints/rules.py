@@ -15,7 +15,7 @@ FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def common_float(dtypes: Iterable[str]) -> str:
-    """The narrowest float that has every number of all of these; float16 and bfloat16 share float32."""
+    """The narrowest of `FLOATS` that has every number of these (one at least): the two of 16 bits make 32."""
     different = set(dtypes)
     if len(different) == 1:
         return different.pop()
@@ -53,7 +53,7 @@ def side_by_side(*sizes: int) -> Transform:
     def forward(tensors):
         found = tuple(size for tensor in tensors for size in tensor.shape[:1])
         if found != sizes:
-            raise ValueError(f"found sizes {found}, expected {sizes}")
+            raise ValueError(f"found {found} rows, expected {sizes}")
         dtype = common_float(tensor.dtype.name for tensor in tensors)
         return [np.concatenate([tensor.T for tensor in tensors], axis=-1, dtype=dtype)]
 

@@ -11,7 +11,7 @@ from tfgpt.checkpoints.arrays import is_finite
 from tfgpt.checkpoints.readers import Reader
 from tfgpt.checkpoints.rules import FLOATS, Rule, common_float, expand, readable, written
 from tfgpt.config import ModelConfig
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 from tfgpt.families.family import Family
 
 
@@ -85,11 +85,12 @@ def _reading(reader: Reader, rule: Rule, names: tuple[str, ...], shape: tuple[in
         published = [_read(reader, name, rule.transform.dtypes) for name in names]
         try:
             (tensor,) = rule.transform.forward(published)
-        except ValueError:
+        except ValueError as error:
             found = ", ".join(str(list(each.shape)) for each in published)
             raise InputError(
                 f"{reader.directory}: tensor {spelled} has shape {found}, which does not make the "
-                f"{list(shape)} of config.json: the weights and the config are not of one model"
+                f"{list(shape)} of config.json ({one_line(error)}): the weights and the config are not of "
+                "one model"
             ) from None
         if tensor.shape != shape:
             raise InputError(

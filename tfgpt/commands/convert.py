@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
-from tfgpt.files import check_owned, read_json, replacing_directory, user_path, write_json
+from tfgpt.files import read_json, write_json
+from tfgpt.paths import user_path
+from tfgpt.replacing import check_replaceable, replacing_directory
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -36,9 +38,10 @@ def run(arguments) -> int:
 
     check_shard_size(arguments.max_shard_size)
     target = user_path(arguments.model_dir)
-    if os.path.isdir(arguments.source) and target.exists() and target.samefile(arguments.source):
+    named = user_path(arguments.source)
+    if os.path.isdir(named) and target.is_dir() and target.samefile(named):
         raise InputError(f"{target} is the source itself: name another directory")
-    check_owned(target, owned=())  # before a download
+    check_replaceable(target, owned=())  # before a download
     source = resolve(arguments.source, arguments.revision, check=read_model_config)
     found = format_of(source)
     with replacing_directory(target, owned=()) as temporary:

@@ -4,7 +4,7 @@ import json
 import sys
 
 from tfgpt.commands.output import print_json
-from tfgpt.files import user_path
+from tfgpt.paths import user_path
 
 
 def add_arguments(parser) -> None:

@@ -1,7 +1,7 @@
 """`tfgpt quickstart`: the whole job on this machine."""
 
-from tfgpt.files import user_path
 from tfgpt.locks import working_in
+from tfgpt.paths import user_path
 
 
 def add_arguments(parser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tfgpt.commands.output import print_json
 from tfgpt.errors import InputError
-from tfgpt.files import user_path
+from tfgpt.paths import user_path
 
 TEXT_ROWS, TEXT_LENGTH = 16, 128
 

@@ -19,7 +19,8 @@ from tfgpt.data.shards import (
 )
 from tfgpt.data.text import Document
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_directory, write_json
+from tfgpt.files import write_json
+from tfgpt.replacing import replacing_directory
 from tfgpt.tokenizers.base import Tokenizer
 
 SHARD_TOKENS = 2**26  # 128 MB of uint16 a file

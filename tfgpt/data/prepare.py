@@ -21,8 +21,9 @@ from tfgpt.data.shards import TokenShards
 from tfgpt.data.splitting import name_hash
 from tfgpt.data.text import CorpusFile, Document, corpus_files, standard_library_files
 from tfgpt.errors import InputError
-from tfgpt.files import read_json, replacing_directory, write_json
+from tfgpt.files import read_json, write_json
 from tfgpt.locks import in_turn
+from tfgpt.replacing import replacing_directory
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfgpt.errors import InputError
-from tfgpt.files import user_path
+from tfgpt.paths import user_path
 
 TEXT_SUFFIXES = (".txt", ".jsonl")
 

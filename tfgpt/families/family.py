@@ -30,7 +30,8 @@ class Family:
         architecture: the class name that config.json lists for a language model.
         defaults: what config.json means when it leaves a key out (the reference's own defaults).
         fields: config.json key -> ModelConfig field, one to one.
-        aliases: config.json key -> the key of `fields` that the reference takes it for.
+        aliases: config.json key -> the key of `fields` that the reference takes it for (transformers'
+            `attribute_map`).
         required: keys without which a config.json does not say what the model is.
         sizes: size name -> ModelConfig fields.
         published: size name -> the hub's repository of its weights; a size without weights has no entry.
@@ -90,9 +91,10 @@ class Family:
             raise InputError(f"config.json: {error}{hint}") from None
 
     def _without_aliases(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What is stated under other names under `fields`' own, too; null states nothing."""
         stated = {alias: key for alias, key in self.aliases.items() if values.get(alias) is not None}
         for alias, key in stated.items():
-            if key in values and not _is_same(values[key], values[alias]):
+            if values.get(key) is not None and not is_same(values[key], values[alias]):
                 raise InputError(
                     f"config.json has {key} {values[key]!r} and {alias} {values[alias]!r}, which are two "
                     "names of one number: remove the wrong one"
@@ -136,7 +138,8 @@ class Family:
         return ModelConfig.from_dict({"family": self.name, **self.sizes[size], **changes})
 
 
-def _is_same(one, other) -> bool:
+def is_same(one, other) -> bool:
+    """Whether two values of JSON are equal, true and 1 or 1 and 1.0 not."""
     return type(one) is type(other) and one == other
 
 

@@ -98,7 +98,7 @@ FIELDS = {
     "pad_token_id": "pad_token_id",
 }
 
-# transformers' configuration classes take these names, too (`attribute_map`).
+# The `attribute_map` of transformers' GPT2Config, OpenAIGPTConfig and GPTJConfig: further names of keys.
 ALIASES = {
     "max_position_embeddings": "n_positions",
     "num_hidden_layers": "n_layer",
@@ -182,8 +182,8 @@ FAMILY = Family(
     published=PUBLISHED,
     weights=weights,
     prefix="transformer.",
-    # Causal masks that old versions of transformers saved as buffers, and a tied head saved a second time.
     aliases=ALIASES,
+    # Causal masks that old versions of transformers saved as buffers, and a tied head saved a second time.
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight"),
     read_particulars=read_particulars,
     write_particulars=write_particulars,

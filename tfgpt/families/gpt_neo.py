@@ -119,13 +119,22 @@ def _attention_layers(values: dict) -> list[str]:
         )
     check_num_layers(described)
     layers = [kind for kinds, times in groups if kinds for _ in times for kind in kinds]
-    # GPTNeoConfig writes both, and reads the second where it stands.
-    if values.get("attention_layers") not in (None, layers):
-        raise InputError(
-            f"attention_layers is {values['attention_layers']!r}, but attention_types describes {layers!r}: "
-            "the two must agree"
-        )
+    _check_same_layers(values.get("attention_layers"), layers)
     return layers
+
+
+def _check_same_layers(stated, layers: list[str]) -> None:
+    """GPTNeoConfig writes the kind of every layer, too, and believes them where they stand."""
+    if stated is None or stated == layers:
+        return
+    if not isinstance(stated, list) or len(stated) != len(layers):
+        found = f"{len(stated)} layers" if isinstance(stated, list) else repr(stated)
+        raise InputError(f"attention_layers is {found}: expected one kind for each of {len(layers)} layers")
+    layer = next(layer for layer, kind in enumerate(layers) if stated[layer] != kind)
+    raise InputError(
+        f"attention_layers has {stated[layer]!r} for layer {layer}, but attention_types makes it "
+        f"{layers[layer]!r} (if it is not stated: 12 times global and local): make the two agree"
+    )
 
 
 def write_particulars(config: ModelConfig) -> dict:

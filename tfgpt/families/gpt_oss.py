@@ -16,7 +16,7 @@ from tfgpt.checkpoints.mxfp4 import MXFP4
 from tfgpt.checkpoints.rules import TRANSPOSE, Rule, Transform, side_by_side
 from tfgpt.config import Attention, ModelConfig
 from tfgpt.errors import InputError, nearest
-from tfgpt.families.family import Family, Published
+from tfgpt.families.family import Family, Published, is_same
 
 # What every gpt-oss is, and what its config.json has no word for.
 _ALWAYS = {
@@ -200,8 +200,8 @@ _KINDS = {"sliding_attention": Attention.LOCAL, "full_attention": Attention.GLOB
 def _read_experts_per_token(values: dict) -> int:
     """Two spellings are published side by side, of which transformers reads the first."""
     number = values.get("num_experts_per_tok", _EXPERTS_PER_TOKEN)
-    also = values.get("experts_per_token", number)
-    if repr(number) != repr(also):
+    also = values.get("experts_per_token")
+    if also is not None and not is_same(number, also):
         raise InputError(
             f"num_experts_per_tok is {number!r} (where it is not stated: {_EXPERTS_PER_TOKEN}), but "
             f"experts_per_token is {also!r}: expected one number of experts for each token; state it as both"

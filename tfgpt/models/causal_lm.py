@@ -16,11 +16,12 @@ from tfgpt.checkpoints.writers import check_shard_size, write_tensors
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.registry import family
-from tfgpt.files import replacing_directory
 from tfgpt.layers.linear import Linear
 from tfgpt.models.decoder import Decoder
 from tfgpt.models.deferred import deferred_variables, fill_all, fill_with_initializer
 from tfgpt.models.trainer import Trainer
+from tfgpt.paths import user_path, visible_entries
+from tfgpt.replacing import replacing_directory
 
 
 @keras.saving.register_keras_serializable("tfgpt")
@@ -32,6 +33,9 @@ class CausalLM(Trainer):
     Args:
         config: a `ModelConfig`, or the dictionary of one.
         dtype: Keras dtype policy: "float32", "mixed_bfloat16", "mixed_float16", "bfloat16", ...
+
+    Raises:
+        InputError: `dtype` is no policy of plain floats.
 
     Example:
 
@@ -146,7 +150,8 @@ class CausalLM(Trainer):
         Tensors stream from file to variable, two under way at a time: memory peaks at the weights and them.
 
         Args:
-            source: directory with config.json and safetensors, or an id such as "openai-community/gpt2".
+            source: directory with config.json and safetensors (`~` is the home directory), or an id such as
+                "openai-community/gpt2".
             dtype: Keras dtype policy, which says what the weights become, whatever they are in the file:
                 "float32", "bfloat16", "mixed_bfloat16", ...; `None` is Keras's default.
             revision: branch, tag or commit of the hub's repository.
@@ -179,7 +184,7 @@ class CausalLM(Trainer):
     def save_pretrained(self, directory: str | os.PathLike, max_shard_size: int = 5_000_000_000) -> None:
         """Writes a Hugging Face model directory: config.json, generation_config.json and safetensors.
 
-        Files that are in the directory already and are not replaced (a tokenizer) are kept. The weights keep
+        What is in the directory already and is not replaced (a tokenizer) is kept. The weights keep
         the dtype of the variables.
 
         Args:
@@ -192,7 +197,11 @@ class CausalLM(Trainer):
         """
         check_shard_size(max_shard_size)
         weights = {name: _weight_of(variable) for name, variable in self.named_weights().items()}
-        with replacing_directory(directory, keep=_keeps_beside_weights) as temporary:
+        directory = user_path(directory)
+        for entry in visible_entries(directory):
+            if _is_weights(entry) and entry.is_dir():
+                raise InputError(f"found a directory at {entry}, expected a file to replace; move it away")
+        with replacing_directory(directory, keep=lambda entry: not _is_weights(entry)) as temporary:
             write_model_config(self.config, temporary, dtype=self.variable_dtype)
             tensors = published_tensors(weights, family(self.config.family), self.config)
             write_tensors(tensors, temporary, max_shard_size)
@@ -213,24 +222,26 @@ def _weight_of(variable: keras.Variable) -> Weight:
 
 
 def _check_policy(dtype) -> None:
-    """InputError for what Keras has no dtype policy for, and for one whose weights are no plain floats.
+    """InputError for what Keras has no dtype policy for, and for one whose numbers are not plain floats.
 
-    One that quantizes is for `quantize`, which only Keras's own layers have.
+    A policy that quantizes would do nothing: these layers have no quantized form in Keras.
     """
+    name, is_plain = dtype, False
     try:
         policy = keras.dtype_policies.get(dtype)
+        name = policy.name if dtype is None else dtype  # Keras's global policy
         is_plain = getattr(policy, "quantization_mode", None) is None
-        dtypes = {policy.variable_dtype, policy.compute_dtype} if is_plain else {None}
+        is_plain = is_plain and {policy.variable_dtype, policy.compute_dtype} <= set(FLOATS)
     except (ValueError, TypeError, AttributeError, KeyError):
-        dtypes = {None}
-    if not dtypes <= set(FLOATS):
+        pass
+    if not is_plain:
         raise InputError(
-            f"found dtype={dtype!r}, expected a dtype policy of Keras with float weights: float32, bfloat16, "
+            f"found dtype={name!r}, expected a dtype policy of Keras with float weights: float32, bfloat16, "
             "mixed_bfloat16, ..."
         )
 
 
-def _keeps_beside_weights(path: Path) -> bool:
-    """Whether a file of an older directory still belongs beside new weights."""
+def _is_weights(path: Path) -> bool:
+    """Whether a file of an older directory does not belong beside new weights."""
     weights = r"model(-\d{5,}-of-\d{5,})?\.safetensors|model\.safetensors\.index\.json"
-    return path.is_dir() or not re.fullmatch(weights, path.name)
+    return re.fullmatch(weights, path.name) is not None

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from tfgpt.checkpoints.directory import read_model_config
-from tfgpt.files import read_json, user_path, write_json
+from tfgpt.files import read_json, write_json
+from tfgpt.paths import user_path
 from tfgpt.quickstart import page
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
 from tfgpt.training.output import check_output

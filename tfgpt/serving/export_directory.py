@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfgpt.errors import InputError, nearest
-from tfgpt.files import read_json, user_path
+from tfgpt.files import read_json
 from tfgpt.generation.options import GenerationOptions
+from tfgpt.paths import user_path
 
 # The names that transformers.js looks for.
 FILE_OF_PRECISION = {

@@ -10,7 +10,9 @@ import tokenizers
 from tokenizers import normalizers
 
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_file, user_path, write_json
+from tfgpt.files import write_json
+from tfgpt.paths import user_path
+from tfgpt.replacing import replacing_file
 from tfgpt.tokenizers.chat import choose_template, render_chat
 from tfgpt.tokenizers.file_names import CONFIGURATION_FILE, TOKENIZER_FILE
 from tfgpt.tokenizers.fingerprint import fingerprint

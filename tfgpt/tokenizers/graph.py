@@ -20,7 +20,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfgpt.files import replacing_directory
+from tfgpt.paths import user_path
+from tfgpt.replacing import replacing_directory
 from tfgpt.tokenizers.base import Tokenizer
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
@@ -142,7 +143,7 @@ class GraphTokenizer(tf.Module):
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes a SavedModel with `encode`, `encode_one`, `encode_padded` and `decode`."""
-        with replacing_directory(directory) as temporary:
+        with replacing_directory(user_path(directory)) as temporary:
             tf.saved_model.save(self, str(temporary))
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from tfgpt.errors import InputError
+from tfgpt.paths import user_path
 from tfgpt.tokenizers.base import Tokenizer, found_kind
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer
 from tfgpt.tokenizers.character import CharacterTokenizer
@@ -27,6 +28,7 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     Raises:
         InputError: no tokenizer, one of no kind that is known, or files that are damaged.
     """
+    directory = user_path(directory)
     backend, settings = read_backend(directory), read_settings(directory)
     for kind in KINDS:
         if kind.fits(backend):

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from tfgpt.errors import InputError
-from tfgpt.files import read_json, visible_entries
+from tfgpt.files import read_json
+from tfgpt.paths import visible_entries
 
 _SECTIONS = {"task", "model", "data", "training", "output"}
 

@@ -27,7 +27,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tfgpt.errors import InputError
-from tfgpt.files import replacing_directory, write_json
+from tfgpt.files import write_json
+from tfgpt.replacing import replacing_directory
 
 VERSION = 1
 VARIABLES, STATE = "variables.safetensors", "state.json"
