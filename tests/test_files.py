@@ -350,7 +350,8 @@ import os, stat
 from tfgpt.replacing import replacing_directory
 os.chdir({folder!r})
 os.makedirs("model/sub")
-if os.geteuid() == 0:
+has_roots = os.geteuid() == 0
+if has_roots:
     open("model/sub/roots", "w").close()
     os.chown("model", 65534, 65534)
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -360,6 +361,7 @@ for number in range(3):
         (temporary / str(number)).touch()
     assert os.listdir("model") == [str(number)]
     assert stat.S_IMODE(os.stat("model").st_mode) == 0o555
+    assert len(os.listdir(".")) == 1 + has_roots, os.listdir(".")  # the first one, with what is root's
 os.chmod("model", 0o755)
 os.unlink("model/2")
 os.rmdir("model")
