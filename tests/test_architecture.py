@@ -32,7 +32,10 @@ LAYERS = (
     ("tfgpt.families", "tfgpt.checkpoints", "tfgpt.tokenizers", "tfgpt.recipes"),
     ("tfgpt.config",),
     ("tfgpt.axes",),
-    ("tfgpt.files", "tfgpt.replacing", "tfgpt.paths", "tfgpt.locks", "tfgpt.errors", "tfgpt._version"),
+    ("tfgpt.files",),
+    ("tfgpt.replacing",),
+    ("tfgpt.swapping", "tfgpt.paths"),
+    ("tfgpt.filesystem", "tfgpt.locks", "tfgpt.errors", "tfgpt._version"),
 )
 # `model.generate` is where users look for it; imported within the method, it binds nothing.
 UPWARD = {("tfgpt.models.causal_lm", "tfgpt.generation.keras_decoder")}
@@ -45,6 +48,9 @@ SERVING_MAY_IMPORT = (
     "tfgpt.files",
     "tfgpt.paths",
     "tfgpt.replacing",
+    "tfgpt.swapping",
+    "tfgpt.filesystem",
+    "tfgpt.locks",
     "tfgpt._version",
 )
 # Importing these loads neither TensorFlow nor Keras.

@@ -1,9 +1,12 @@
 """Nothing is ever half-written."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from tfgpt import InputError
 from tfgpt.files import read_json, write_json, write_text
+from tfgpt.filesystem import umask
 from tfgpt.paths import user_path
 from tfgpt.replacing import replacing_directory, replacing_file
 
@@ -323,15 +327,21 @@ def test_what_is_written_has_the_group_of_what_is_replaced(tmp_path, monkeypatch
 
 def test_a_link_in_the_place_of_a_file_is_replaced_and_gives_no_permissions(tmp_path):
     (tmp_path / "private").touch(0o600)
-    (tmp_path / "directory").mkdir(0o700)
     (tmp_path / "plain").touch()
-    for target in ("private", "directory"):
-        (tmp_path / "link").unlink(missing_ok=True)
-        (tmp_path / "link").symlink_to(target)
-        write_text(tmp_path / "link", "new")
-        assert not (tmp_path / "link").is_symlink()
-        assert (tmp_path / "link").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "link").symlink_to("private")
+    write_text(tmp_path / "link", "new")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "private").read_text() == ""
+
+
+def test_a_file_replaces_no_directory_device_or_pipe(tmp_path):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to("directory")
+    for path in (tmp_path / "directory", tmp_path / "link", Path(os.devnull)):
+        with pytest.raises(InputError, match="is no file: expected the name of one"):
+            write_text(path, "new")
+    assert (tmp_path / "link").is_symlink() and not os.path.isfile(os.devnull)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users")
@@ -434,7 +444,7 @@ def _save(path):
             (temporary / name).write_text("new")
 
 
-@pytest.mark.parametrize("moves", range(6))
+@pytest.mark.parametrize("moves", range(7))
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, PermissionError])
 def test_entries_are_all_replaced_or_none(tmp_path, monkeypatch, kind, moves):
     """Ctrl-C, or an entry that cannot be moved, while the current directory is replaced."""
@@ -452,7 +462,7 @@ def test_entries_are_all_replaced_or_none(tmp_path, monkeypatch, kind, moves):
         _save(".")
     monkeypatch.undo()
     found = {entry.name: entry.read_text() for entry in (tmp_path / "model").iterdir() if entry.is_file()}
-    if moves < 5:  # three old entries aside, two new ones in
+    if moves < 6:  # three old entries aside, two new ones in, and the old ones away
         assert found == dict.fromkeys(BEFORE, "old")
     else:
         assert found == {**dict.fromkeys(AFTER, "new"), "keep": "old"}
@@ -480,8 +490,7 @@ with replacing_directory(".", keep=lambda entry: not entry.name.startswith("weig
 """)
     with pytest.raises(RuntimeError), replacing_directory(tmp_path / "model"):
         found = {entry.name: entry.read_text() for entry in (tmp_path / "model").iterdir() if entry.is_file()}
-        assert found.items() >= dict.fromkeys(BEFORE, "old").items()
-        assert set(found) <= BEFORE | {"weights"}
+        assert found == dict.fromkeys(BEFORE, "old")
         raise RuntimeError
     assert os.listdir(tmp_path) == ["model"]
     assert not [name for name in os.listdir(tmp_path / "model") if name.startswith(".")]
@@ -492,3 +501,133 @@ def test_only_its_own_leftovers_are_owned(tmp_path):
     (path / ".thesis.tfgpt-notes.part").mkdir(parents=True)
     with pytest.raises(InputError, match=r"found \.thesis"), replacing_directory(path, owned=()):
         pytest.fail("the block runs")
+
+
+def test_a_directory_that_cannot_be_moved_gets_its_entries(tmp_path, monkeypatch):
+    """In another layer of a container's file system, or somebody else's in a directory like /tmp."""
+    _fill(tmp_path / "model")
+    rename = os.replace
+
+    def fixed(source, target):
+        if source == tmp_path / "model":
+            raise OSError(errno.EXDEV, "not here")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fixed)
+    _save(tmp_path / "model")
+    found = {entry.name: entry.read_text() for entry in (tmp_path / "model").iterdir()}
+    assert found == {**dict.fromkeys(AFTER, "new"), "keep": "old"}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("moves", range(1, 5))
+@pytest.mark.parametrize("made", [None, "empty", "full"])
+def test_the_only_copy_is_never_given_up(tmp_path, python, moves, made):
+    """A process dies within the swap, and somebody makes the directory before the next call."""
+    model = tmp_path / "model"
+    _fill(model)
+    python(f"""
+import os
+from tfgpt.replacing import replacing_directory
+rename, count = os.replace, iter(range(100))
+def dying(source, target):
+    if next(count) == {moves}:
+        os._exit(0)
+    rename(source, target)
+os.replace = dying
+with replacing_directory({str(model)!r}) as temporary:
+    (temporary / "new").touch()
+""")
+    is_aside = not model.exists()  # the old one, before the new one stands
+    if made is not None:
+        model.mkdir(exist_ok=True)
+    if made == "full":
+        (model / "mine").touch()
+    if is_aside and made == "full":
+        with pytest.raises(InputError, match=r"found .*/model, and beside it \.model\.tfgpt\.old"):
+            _save(model)
+        assert set(os.listdir(tmp_path / ".model.tfgpt.old")) == BEFORE
+        (model / "mine").unlink()
+    _save(model)
+    assert set(os.listdir(model)) >= ({"keep"} if moves < 3 else set()) | {"config", "weights"}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_directory_within_one_of_its_name(tmp_path, python):
+    """What is aside of the inner one is not taken for the outer's."""
+    outer = tmp_path / "x"
+    _fill(outer)
+    _fill(outer / "x")
+    (outer / "x" / "config").write_text("inner")
+    os.replace(outer / "x", outer / ".x.tfgpt.old")
+    with pytest.raises(RuntimeError), replacing_directory(outer, keep=lambda entry: True):
+        raise RuntimeError
+    assert (outer / "config").read_text() == "old"
+    assert (outer / ".x.tfgpt.old" / "config").read_text() == "inner"
+
+
+def test_a_lock_that_cannot_be_removed_or_opened_blocks_nobody(tmp_path, monkeypatch):
+    remove = os.unlink
+
+    def denied(path, **options):
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EPERM, "somebody else's")
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "unlink", denied)
+    for _ in range(2):
+        _save(tmp_path / "model")
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == [".model.tfgpt.lock", "model"]
+    (tmp_path / ".model.tfgpt.lock").unlink()
+    (tmp_path / "elsewhere").touch()
+    for make in (lambda path: path.mkdir(), lambda path: path.symlink_to("elsewhere")):
+        make(tmp_path / ".model.tfgpt.lock")
+        _save(tmp_path / "model")
+        assert (tmp_path / "elsewhere").exists()
+        if (tmp_path / ".model.tfgpt.lock").is_dir():
+            (tmp_path / ".model.tfgpt.lock").rmdir()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives things away")
+def test_what_another_user_has_put_aside_is_not_taken(tmp_path):
+    (tmp_path / ".model.tfgpt.old").mkdir()
+    (tmp_path / ".model.tfgpt.old" / "theirs").touch()
+    os.chown(tmp_path / ".model.tfgpt.old", 65534, 65534)
+    with pytest.raises(InputError, match="belongs to another user"):
+        _save(tmp_path / "model")
+    assert sorted(os.listdir(tmp_path)) == [".model.tfgpt.old"]
+
+
+def test_a_mount_within_is_not_walked_into(tmp_path):
+    mounted, data = tmp_path / "model" / "data", tmp_path / "disk"
+    _fill(tmp_path / "model")
+    for folder in (mounted, data):
+        folder.mkdir()
+    (data / "mine").touch()
+    if shutil.which("mount") is None or subprocess.run(["mount", "--bind", data, mounted]).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        _save(tmp_path / "model")
+        assert os.listdir(mounted) == ["mine"] and set(os.listdir(tmp_path / "model")) == {*AFTER, "data"}
+        with (
+            pytest.raises(InputError, match="where a file system is mounted"),
+            replacing_directory(tmp_path / "model"),
+        ):
+            pass
+        assert set(os.listdir(tmp_path / "model")) == {*AFTER, "data"}
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert os.listdir(data) == ["mine"] and sorted(os.listdir(tmp_path)) == ["disk", "model"]
+
+
+def test_the_umask_is_read_and_not_set(monkeypatch):
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("it is set"))
+        if not Path("/proc/self/status").exists():
+            pytest.skip("it cannot be read here")
+        assert umask() == 0o027
+    finally:
+        monkeypatch.undo()
+        os.umask(before)

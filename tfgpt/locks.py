@@ -1,6 +1,7 @@
 """Locks between processes, which end with the process that holds them. Loads no TensorFlow."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,14 +65,22 @@ def in_turn(directory: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_at(file: Path) -> Iterator[None]:
-    """Waits until no other process is within this block for the same `file`, which is there meanwhile."""
+    """Waits until no other process is within this block for the same `file`, which is there meanwhile.
+
+    Where the file cannot be made or locked, everybody is let in at once.
+    """
     handle = _locked(file) if fcntl is not None else None
+    # An object, which lets the lock go also where Ctrl-C comes between two lines.
+    holder = None if handle is None else io.FileIO(handle)
     try:
         yield
     finally:
-        if handle is not None:
-            file.unlink(missing_ok=True)
-            os.close(handle)
+        if holder is not None:
+            try:
+                with contextlib.suppress(OSError):  # another user's, in a directory like /tmp
+                    file.unlink(missing_ok=True)
+            finally:
+                holder.close()
 
 
 @contextlib.contextmanager
@@ -88,11 +97,14 @@ def in_use(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(path: Path) -> int:
-    """The handle of a file at `path` that this process alone has locked; waits for it."""
+def _locked(path: Path) -> int | None:
+    """The handle of a file at `path` that this process alone has locked; waits for it. `None`: it cannot."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = _opened(path)
+        except OSError:
+            return None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
@@ -104,6 +116,15 @@ def _locked(path: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)  # whoever had it before has deleted the file: this one is nobody's any more
+
+
+def _opened(path: Path) -> int:
+    # Not through a link that somebody may have put there; another user's may perhaps be read only.
+    flags = os.O_CREAT | os.O_NOFOLLOW
+    try:
+        return os.open(path, os.O_RDWR | flags, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | flags, 0o666)
 
 
 def lock(handle: int) -> bool:

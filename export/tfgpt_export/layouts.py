@@ -32,7 +32,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tfgpt.errors import InputError
 from tfgpt.files import write_text
-from tfgpt.replacing import link_or_copy
+from tfgpt.filesystem import link_or_copy
 from tfgpt_export.recipe import Artifact
 
 VERSION = "1"
