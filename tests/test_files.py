@@ -662,3 +662,75 @@ def test_the_umask_is_read_and_not_set(monkeypatch):
     finally:
         monkeypatch.undo()
         os.umask(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["killed", "interrupted"])
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_at_every_line(tmp_path, python, way, is_fixed):
+    """A process is killed, or interrupted, before each line: the next call finds the old, or the new."""
+    code = f"""
+import os, shutil, signal, sys, itertools
+from pathlib import Path
+import tfgpt.filesystem, tfgpt.locks, tfgpt.replacing, tfgpt.swapping
+watched = {{each.__file__ for each in (tfgpt.filesystem, tfgpt.locks, tfgpt.replacing, tfgpt.swapping)}}
+model = Path({str(tmp_path / "model")!r})
+old = dict(config="old", weights="old", keep="mine")
+new = {{"config": "new", "weights-1": "new", "index": "new", "keep": "mine"}}
+
+def save(fails=False):
+    keep = lambda entry: not entry.name.startswith("weights")
+    with tfgpt.replacing.replacing_directory(model, keep=keep) as temporary:
+        for name, text in new.items():
+            if name != "keep":
+                (temporary / name).write_text(text)
+        if fails:
+            raise RuntimeError
+
+def ends_at(line):
+    "In a child: whether it came so far."
+    lines = itertools.count()
+    def trace(frame, event, argument):
+        if frame.f_code.co_filename not in watched:
+            return None
+        if event == "line" and next(lines) == line:
+            sys.settrace(None)
+            if {way == "killed"}:
+                os._exit(1)
+            raise KeyboardInterrupt
+        return trace
+    sys.settrace(trace)
+    try:
+        save()
+        os._exit(0)
+    except KeyboardInterrupt:
+        sys.settrace(None)
+    signal.alarm(10)  # which ends a process that waits for itself
+    save()
+    os._exit(1)
+
+for line in itertools.count():
+    shutil.rmtree(model, ignore_errors=True)
+    model.mkdir()
+    for name, text in old.items():
+        (model / name).write_text(text)
+    os.chdir(model if {is_fixed} else model.parent)
+    child = os.fork()
+    if child == 0:
+        ends_at(line)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, 256), (line, status)
+    try:
+        save(fails=True)
+    except RuntimeError:
+        pass
+    found = {{entry.name: entry.read_text() for entry in model.iterdir()}}
+    assert found in (old, new), (line, found)
+    if {way == "interrupted"}:
+        assert found == new, (line, found)
+    assert os.listdir(model.parent) == ["model"], (line, os.listdir(model.parent))
+    if status == 0:
+        break
+assert line > 100
+"""
+    python(code)

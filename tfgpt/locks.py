@@ -69,9 +69,7 @@ def alone_at(file: Path) -> Iterator[None]:
 
     Where the file cannot be made or locked, everybody is let in at once.
     """
-    handle = _locked(file) if fcntl is not None else None
-    # An object, which lets the lock go also where Ctrl-C comes between two lines.
-    holder = None if handle is None else io.FileIO(handle)
+    holder = _locked(file) if fcntl is not None else None
     try:
         yield
     finally:
@@ -97,28 +95,28 @@ def in_use(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(path: Path) -> int | None:
-    """The handle of a file at `path` that this process alone has locked; waits for it. `None`: it cannot."""
+def _locked(path: Path) -> io.FileIO | None:
+    """The file at `path`, which this process alone has locked; waits for it. `None`: it cannot be.
+
+    An object, which lets the lock go also where Ctrl-C comes between two lines.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            handle = _opened(path)
+            file = io.FileIO(path, opener=lambda name, flags: _opened(name))
         except OSError:
             return None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
-                    return handle
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
         except OSError:  # a file system without locks
-            return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # whoever had it before has deleted the file: this one is nobody's any more
+            return file
+        file.close()  # whoever had it before has deleted it: this one is nobody's any more
 
 
-def _opened(path: Path) -> int:
+def _opened(path: str) -> int:
     # Not through a link that somebody may have put there; another user's may perhaps be read only.
     flags = os.O_CREAT | os.O_NOFOLLOW
     try:
