@@ -94,8 +94,8 @@ def put_back(path: Path) -> None:
             os.replace(old, path)
         elif new.exists():
             raise InputError(
-                f"found {path}, and beside it {old.name}, which was there before a call was killed: expected one "
-                "of them; move the other away"
+                f"found {path}, and beside it {old.name}, which was there before a call was killed: expected "
+                "one of them; move the other away"
             )
         else:
             _discard(old, path.name)
