@@ -444,6 +444,20 @@ def _save(path):
             (temporary / name).write_text("new")
 
 
+def _dying_at(move):
+    """The beginning of a program that is killed when it would rename something for the `move`-th time."""
+    return f"""
+import os
+from tfgpt.replacing import replacing_directory
+rename, count = os.replace, iter(range(100))
+def dying(source, target):
+    if next(count) == {move}:
+        os._exit(0)
+    rename(source, target)
+os.replace = dying
+"""
+
+
 @pytest.mark.parametrize("moves", range(7))
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, PermissionError])
 def test_entries_are_all_replaced_or_none(tmp_path, monkeypatch, kind, moves):
@@ -475,15 +489,8 @@ def test_entries_are_all_replaced_or_none(tmp_path, monkeypatch, kind, moves):
 def test_entries_of_a_killed_process_are_put_back(tmp_path, python, moves):
     _fill(tmp_path / "model")
     python(f"""
-import os
-from tfgpt.replacing import replacing_directory
+{_dying_at(moves)}
 os.chdir({str(tmp_path / "model")!r})
-rename, count = os.replace, iter(range(100))
-def dying(source, target):
-    if next(count) == {moves}:
-        os._exit(0)
-    rename(source, target)
-os.replace = dying
 with replacing_directory(".", keep=lambda entry: not entry.name.startswith("weights")) as temporary:
     for name in ("config", "weights"):
         (temporary / name).write_text("new")
@@ -529,14 +536,7 @@ def test_the_only_copy_is_never_given_up(tmp_path, python, moves, made):
     model = tmp_path / "model"
     _fill(model)
     python(f"""
-import os
-from tfgpt.replacing import replacing_directory
-rename, count = os.replace, iter(range(100))
-def dying(source, target):
-    if next(count) == {moves}:
-        os._exit(0)
-    rename(source, target)
-os.replace = dying
+{_dying_at(moves)}
 with replacing_directory({str(model)!r}) as temporary:
     (temporary / "new").touch()
 """)
