@@ -34,8 +34,8 @@ LAYERS = (
     ("tfgpt.axes",),
     ("tfgpt.files",),
     ("tfgpt.replacing",),
-    ("tfgpt.swapping", "tfgpt.paths"),
-    ("tfgpt.filesystem", "tfgpt.locks", "tfgpt.errors", "tfgpt._version"),
+    ("tfgpt.swapping",),
+    ("tfgpt.filesystem", "tfgpt.locks", "tfgpt.paths", "tfgpt.errors", "tfgpt._version"),
 )
 # `model.generate` is where users look for it; imported within the method, it binds nothing.
 UPWARD = {("tfgpt.models.causal_lm", "tfgpt.generation.keras_decoder")}

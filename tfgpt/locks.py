@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tfgpt.errors import InputError
+from tfgpt.paths import check_place_of_directory
 
 try:
     import fcntl
@@ -22,8 +23,7 @@ def working_in(directory: str | os.PathLike) -> Iterator[None]:
         InputError: another process is at work there, or `directory` is a file.
     """
     directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file: expected a directory, or a name that is free")
+    check_place_of_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield

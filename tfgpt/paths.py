@@ -38,6 +38,18 @@ def check_plain_file(path: Path, expected: str) -> None:
         raise InputError(f"{path} is no file: expected {expected}; restore it, or remove it")
 
 
+def check_place_of_directory(path: Path) -> None:
+    """`InputError` where a directory is to be made or used, and something else stands."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: expected a directory, or a name that is free")
+
+
+def check_place_of_file(path: Path) -> None:
+    """`InputError` where a file is to be written, and a directory stands: all that is in it would be lost."""
+    if path.is_dir() and not path.is_symlink():
+        raise InputError(f"found a directory at {path}, expected a file to replace; move it away")
+
+
 def visible_entries(directory: str | os.PathLike) -> list[Path]:
     """What a directory holds, sorted, hidden files left out; nothing where there is none."""
     directory = Path(directory)

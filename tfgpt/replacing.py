@@ -11,7 +11,7 @@ from pathlib import Path
 from tfgpt.errors import InputError
 from tfgpt.filesystem import has_mount, remove_tree, take_owner
 from tfgpt.locks import in_use
-from tfgpt.paths import checked_path
+from tfgpt.paths import check_place_of_directory, check_place_of_file, checked_path
 from tfgpt.swapping import (
     MARK,
     SUFFIX,
@@ -117,8 +117,7 @@ def check_replaceable(path: Path, owned: Sequence[str] | None = None) -> None:
 
     `None` fits all.
     """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: expected a directory, or a name that is free")
+    check_place_of_directory(path)
     if owned is None or not path.is_dir():
         return
     for entry in sorted(path.iterdir()):
@@ -134,9 +133,8 @@ def check_replaceable(path: Path, owned: Sequence[str] | None = None) -> None:
 def _check_no_directory_replaced(path: Path, new: Path) -> None:
     """A file that is written where the user has a directory would take all that is in it away."""
     for entry in sorted(new.iterdir()):
-        there = path / entry.name
-        if there.is_dir() and not there.is_symlink() and not entry.is_dir():
-            raise InputError(f"found a directory at {there}, expected a file to replace; move it away")
+        if not entry.is_dir():
+            check_place_of_file(path / entry.name)
 
 
 def _real_path(path: str | os.PathLike) -> Path:

@@ -24,9 +24,11 @@ schedule: {warmup_steps: 1}
 training: {steps: 4, batch_size: 2, validate_every: 2, checkpoint_every: 2, jit: false}
 tensorboard: {write_every: 2, sample_tokens: 2, attention_layers: 1}
 """
-# As the console script, with another recipe.
+# As the console script, with another recipe; and as at a terminal: where the tests run in the background of a
+# script, Ctrl-C is ignored by whatever they start.
 SCRIPT = """
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tfgpt.cli import main
 import tfgpt.quickstart.job as job
 job.BUDGETS = pathlib.Path("budgets")

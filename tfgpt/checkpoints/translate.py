@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +31,10 @@ def read_weights(
     Raises:
         InputError: a tensor is missing, left over, of another shape than the config says, or not finite.
     """
-    head = _published_names(reader, family).get(f"{family.head}weight")
+    published = _published_names(reader, family)
+    head = published.get(f"{family.head}weight")
     has_second = config.tie_embeddings and head is not None
-    for rule, names in match_names(reader, family, config):
+    for rule, names in _match(published, family, config, reader.directory):
         read = _reading(reader, rule, names, shapes[rule.target])
         is_table = rule.target == "decoder/token_embedding/table"
         yield rule.target, _comparing(reader, head, read) if has_second and is_table else read
@@ -62,14 +64,17 @@ def match_names(reader: Reader, family: Family, config: ModelConfig) -> list[tup
     Raises:
         InputError: a tensor is missing or left over.
     """
-    published = _published_names(reader, family)
+    return _match(_published_names(reader, family), family, config, reader.directory)
+
+
+def _match(published: dict[str, str], family: Family, config: ModelConfig, where: Path):
     if config.num_layers > len(published):
         raise InputError(
-            f"{reader.directory}: config.json asks for {config.num_layers} layers, but found only "
-            f"{len(published)} tensors: the weights and the config are not of one model"
+            f"{where}: config.json asks for {config.num_layers} layers, but found only {len(published)} "
+            "tensors: the weights and the config are not of one model"
         )
     rules = readable(expand(family.weights(config), config.num_layers), published)
-    _check_names(published, rules, family, reader.directory)
+    _check_names(published, rules, family, where)
     return [(rule, tuple(published[name] for name in rule.sources)) for rule in rules]
 
 
@@ -127,7 +132,7 @@ def _published_names(reader: Reader, family: Family) -> dict[str, str]:
     return published
 
 
-def _check_names(published: dict[str, str], rules: list[Rule], family: Family, where) -> None:
+def _check_names(published: dict[str, str], rules: list[Rule], family: Family, where: Path) -> None:
     wanted = dict.fromkeys(name for rule in rules for name in rule.sources)
     missing = [name for name in wanted if name not in published]
     if missing:

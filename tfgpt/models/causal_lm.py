@@ -20,7 +20,7 @@ from tfgpt.layers.linear import Linear
 from tfgpt.models.decoder import Decoder
 from tfgpt.models.deferred import deferred_variables, fill_all, fill_with_initializer
 from tfgpt.models.trainer import Trainer
-from tfgpt.paths import user_path, visible_entries
+from tfgpt.paths import check_place_of_file, user_path, visible_entries
 from tfgpt.replacing import replacing_directory
 
 
@@ -199,8 +199,8 @@ class CausalLM(Trainer):
         weights = {name: _weight_of(variable) for name, variable in self.named_weights().items()}
         directory = user_path(directory)
         for entry in visible_entries(directory):
-            if _is_weights(entry) and entry.is_dir():
-                raise InputError(f"found a directory at {entry}, expected a file to replace; move it away")
+            if _is_weights(entry):
+                check_place_of_file(entry)
         with replacing_directory(directory, keep=lambda entry: not _is_weights(entry)) as temporary:
             write_model_config(self.config, temporary, dtype=self.variable_dtype)
             tensors = published_tensors(weights, family(self.config.family), self.config)

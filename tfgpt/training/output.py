@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tfgpt.errors import InputError
 from tfgpt.files import read_json
-from tfgpt.paths import visible_entries
+from tfgpt.paths import check_place_of_directory, visible_entries
 
 _SECTIONS = {"task", "model", "data", "training", "output"}
 
@@ -22,8 +22,7 @@ def check_output(output: str | os.PathLike, job: str = "", passed_over: str = "d
         InputError: it is a file, or holds something, and no recipe.json of a job.
     """
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file: expected a directory, or a name that is free")
+    check_place_of_directory(output)
     found = [entry.name for entry in visible_entries(output) if entry.name != passed_over]
     if found and not _is_recipe(output / job / "recipe.json"):
         raise InputError(
