@@ -167,7 +167,7 @@ class ModelConfig:
         for name, kind in _ENUMS.items():
             object.__setattr__(self, name, member_of(kind, getattr(self, name), name))
         pattern = self.attention_pattern
-        if isinstance(pattern, str) or not isinstance(pattern, (list, tuple)) or not pattern:
+        if not isinstance(pattern, (list, tuple)):
             raise InputError(f"attention_pattern is {pattern!r}: expected a list such as ['global', 'local']")
         kinds = tuple(member_of(Attention, kind, "attention_pattern") for kind in pattern)
         object.__setattr__(self, "attention_pattern", kinds)
@@ -216,6 +216,8 @@ class ModelConfig:
             if rate is not None and not 0.0 <= rate < 1.0:
                 raise InputError(f"{name} is {rate}: expected a rate from 0 up to, but not including, 1")
         self._check_numbers()
+        if not self.attention_pattern:  # after the number of layers, which it has none for where that is 0
+            raise InputError("attention_pattern is empty: expected a list such as ['global', 'local']")
         if Attention.LOCAL in self.attention_pattern and (self.window is None or self.window < 1):
             raise InputError(
                 f"attention_pattern has local layers but window is {self.window}: state how many tokens "
