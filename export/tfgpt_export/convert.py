@@ -38,15 +38,16 @@ def convert(traced: Traced, config: ModelConfig, lowering: Lowering = FUSED) -> 
     """
     import tf2onnx
 
+    concrete = traced.function.get_concrete_function()
     with _quiet("tf2onnx"), _without_copies():
         model, _ = tf2onnx.convert.from_function(
             traced.function,
             traced.specs,
             opset=min(lowering.versions(config).opset, TF2ONNX_OPSET),
             custom_op_handlers={lower.MARKER: (lower.place, [])},
+            shape_override=_marked_shapes(concrete.graph),
         )
-    concrete = traced.function.get_concrete_function()
-    graph_inputs, graph_outputs = signature.inputs(config), signature.outputs(config)
+    graph_inputs, graph_outputs = traced.task.inputs(config), traced.task.outputs(config)
     renamed = {
         tensor.op.name: wanted.name for tensor, wanted in zip(concrete.inputs, graph_inputs, strict=True)
     }
@@ -57,7 +58,9 @@ def convert(traced: Traced, config: ModelConfig, lowering: Lowering = FUSED) -> 
     _rename(model.graph, renamed)
     _state_contract(model.graph, graph_inputs, graph_outputs, traced.weight_shapes)
     _state_versions(model, lowering, config)
-    check_counts(model.graph, lowering.counts(config))
+    expected = lowering.counts(config)
+    _check_operators(model.graph)
+    check_counts(model.graph, expected | {"MatMul": expected["MatMul"] + traced.task.head_products})
     return model
 
 
@@ -72,6 +75,19 @@ def check_counts(graph: onnx.GraphProto, expected: dict[str, int]) -> None:
     for operator, number in expected.items():
         if found.get(operator, 0) != number:
             raise LoweringError(f"the graph has {found.get(operator, 0)} {operator} nodes, expected {number}")
+
+
+def _marked_shapes(graph) -> dict[str, list[int]]:
+    """What each marker makes: the converter would know nothing of it."""
+    made = (out for op in graph.get_operations() if op.type == lower.MARKER for out in op.outputs)
+    return {each.name: each.shape.as_list() for each in made if each.shape.rank is not None}
+
+
+def _check_operators(graph: onnx.GraphProto) -> None:
+    """The converter leaves what it cannot translate where it is, and says so in a log."""
+    left = [node for node in graph.node if not node.domain and not onnx.defs.has(node.op_type)]
+    if left:
+        raise LoweringError(f"found {left[0].op_type} of TensorFlow ({left[0].name}), which ONNX has not")
 
 
 def _take_weights(graph: onnx.GraphProto) -> dict[str, str]:

@@ -87,6 +87,8 @@ def lowered(config: ModelConfig) -> dict:
 
     def attention_inputs(positions, mask, past, windows, rotary):
         del past, windows
+        # Keras counts in 32 bits, where it derives the positions from the mask.
+        positions = tf.cast(positions, tf.int64)
         return _attention_inputs(positions, mask, rotary_tables(config, rotary))
 
     return {
@@ -113,10 +115,10 @@ def check_config(config: ModelConfig) -> None:
 
 
 def counts(config: ModelConfig) -> dict[str, int]:
-    """How many of each lowered operator a graph of this config must have."""
+    """How many of each lowered operator the decoder of this config must have."""
     gelus = config.activation in (Activation.GELU, Activation.GELU_TANH)
-    # Queries with keys and values, output, and an MLP's two; and the head.
-    products = (4 if config.num_experts is None else 2) * config.num_layers + 1
+    # Queries with keys and values, output, and an MLP's two.
+    products = (4 if config.num_experts is None else 2) * config.num_layers
     norm = "LayerNormalization" if config.norm is Norm.LAYER else "RMSNormalization"
     return {
         "GroupQueryAttention": config.num_layers,
@@ -210,12 +212,11 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, sinks=None
     batch_size, length = qkv.shape[:2]
     cache_shape = [batch_size, spec.num_key_value_heads, None, spec.head_dim]
     # Without rotation the query holds query, key and value side by side; key and value are left out.
-    heads = [qkv] if spec.rotary is None else _rotated_heads(qkv, inputs, spec)
-    shared = [past.key, past.value, inputs.last_slot, inputs.num_slots, inputs.bias]
-    tensors = [*heads, *shared, *([] if sinks is None else [sinks])]
-    past_key = len(heads)
-    own = [0, 1, 2] if spec.rotary is not None else [0, None, None]
-    sink = [] if sinks is None else [past_key + 5]
+    heads = [qkv, None, None] if spec.rotary is None else _rotated_heads(qkv, inputs, spec)
+    cached = [None, None] if past.is_empty else [past.key, past.value]
+    shared = [inputs.last_slot, inputs.num_slots, None, None, None, inputs.bias]
+    given = [*heads, *cached, *shared, *([] if sinks is None else [sinks])]
+    tensors, slots = _without_absent(given)
     context, key, value = mark(
         "GroupQueryAttention",
         tensors,
@@ -225,13 +226,22 @@ def _attention(qkv, inputs: LoweredInputs, past, spec: AttentionSpec, sinks=None
             (qkv.dtype, cache_shape),
         ],
         domain=MICROSOFT,
-        slots=[*own, *range(past_key, past_key + 4), None, None, None, past_key + 4, *sink],
+        slots=slots,
         num_heads=spec.num_heads,
         kv_num_heads=spec.num_key_value_heads,
         scale=spec.scale,
         local_window_size=-1 if spec.window is None else spec.window,
     )
-    return context, past._replace(key=key, value=value)
+    return context, past if past.is_empty else past._replace(key=key, value=value)
+
+
+def _without_absent(inputs: list) -> tuple[list, list[int | None]]:
+    """The tensors among a node's inputs, and `slots` of `mark`."""
+    tensors, slots = [], []
+    for each in inputs:
+        slots.append(None if each is None else len(tensors))
+        tensors += [] if each is None else [each]
+    return tensors, slots
 
 
 def _rotated_heads(qkv, inputs: LoweredInputs, spec: AttentionSpec) -> list:

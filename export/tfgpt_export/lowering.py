@@ -21,7 +21,7 @@ class Lowering:
 
     Attributes:
         replacements: config -> the replacements for `tfgpt.ops.replaced` while tracing.
-        counts: config -> how many of each operator there must be.
+        counts: config -> how many of each operator there must be, the head apart.
         versions: config -> the lowest versions that have those operators.
         is_fused: whether operators of com.microsoft are among them.
     """

@@ -45,7 +45,7 @@ def lowered(config: ModelConfig) -> dict:
 
 
 def counts(config: ModelConfig) -> dict[str, int]:
-    """How many of the operators that stand for named operations a portable graph must have."""
+    """How many of the operators that stand for named operations a portable decoder must have."""
     fused = {"GroupQueryAttention", "RotaryEmbedding", "Gelu", "MoE", "RMSNormalization"}
     kept = {name: number for name, number in lower.counts(config).items() if name not in fused}
     kept["MatMul"] += 2 * config.num_layers  # scores, and the sum of values
@@ -154,8 +154,10 @@ def _attention(qkv, inputs: PortableInputs, past, spec: AttentionSpec, sinks=Non
     query, key, value = _heads(qkv, spec)  # [B, S, H, D], [B, S, K, D]
     if spec.rotary is not None:
         query, key = (_rotated(part, inputs.rotation, spec.rotary) for part in (query, key))
-    keys = _concat([past.key, _transpose(key, 0, 2, 1, 3)], axis=2)  # [B, K, T, D]
-    values = _concat([past.value, _transpose(value, 0, 2, 1, 3)], axis=2)
+    keys, values = (_transpose(part, 0, 2, 1, 3) for part in (key, value))  # [B, K, S, D]
+    if not past.is_empty:
+        keys, values = _concat([past.key, keys], axis=2), _concat([past.value, values], axis=2)
+        past = past._replace(key=keys, value=values)  # [B, K, T, D]
     groups = spec.num_heads // spec.num_key_value_heads
     query = _transpose(_same("Mul", query, tf.constant(spec.scale, qkv.dtype)), 0, 2, 1, 3)
     query = _reshape(query, 0, spec.num_key_value_heads, groups, -1, spec.head_dim)  # [B, K, G, S, D]
@@ -166,7 +168,7 @@ def _attention(qkv, inputs: PortableInputs, past, spec: AttentionSpec, sinks=Non
     context = _product(shares, _unsqueeze(values, 2), [*shape[:4], spec.head_dim])  # [B, K, G, S, D]
     context = _transpose(_reshape(context, 0, spec.num_heads, -1, spec.head_dim), 0, 2, 1, 3)
     context = _reshape(context, 0, 0, spec.num_heads * spec.head_dim)
-    return context, past._replace(key=keys, value=values)
+    return context, past
 
 
 def _heads(qkv, spec: AttentionSpec) -> list:

@@ -14,28 +14,28 @@ import tensorflow as tf
 from tfgpt import ops
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
-from tfgpt.layers.cache import GrowingCache
-from tfgpt.models.causal_lm import CausalLM
 from tfgpt.models.deferred import deferred_variables
-from tfgpt_export import lower, signature
+from tfgpt_export import lower
 from tfgpt_export.lowering import FUSED, Lowering
+from tfgpt_export.task import LANGUAGE_MODEL, Task
 
 
 @dataclass(frozen=True)
 class Traced:
     """The traced function, what its arguments are, and which weights it has markers of.
 
-    `function(*inputs)` returns a list in the order of `signature.outputs`.
+    `function(*inputs)` returns a list in the order of `task.outputs`.
     `weight_shapes`: weight name -> shape, in the model's order.
     """
 
+    task: Task
     function: Any
     specs: list
     weight_shapes: dict[str, tuple[int, ...]]
 
 
-def trace(config: ModelConfig, lowering: Lowering = FUSED) -> Traced:
-    """Traces the model of a config, its named operations being what `lowering` makes of them.
+def trace(config: ModelConfig, lowering: Lowering = FUSED, task: Task = LANGUAGE_MODEL) -> Traced:
+    """Traces a task's model of a config, its named operations being what `lowering` makes of them.
 
     Raises:
         InputError: Keras runs on another backend than TensorFlow.
@@ -48,23 +48,18 @@ def trace(config: ModelConfig, lowering: Lowering = FUSED) -> Traced:
         # Dropout has no place in an exported graph. Nodes are named after the model, whose name counts the
         # models made before it: with this one the same checkpoint gives the same file.
         config = config.replace(dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0)
-        model = CausalLM(config, dtype="float32", name="model")
+        model = task.make(config, dtype="float32", name="model")
     weights = model.named_weights()
-    graph_inputs = signature.inputs(config)
-    specs = [tf.TensorSpec(tensor.static_shape, tensor.dtype) for tensor in graph_inputs]
+    specs = [tf.TensorSpec(tensor.static_shape, tensor.dtype) for tensor in task.inputs(config)]
 
     @tf.function(input_signature=specs, autograph=False)
     def function(*arguments):
-        token_ids, mask, positions, *pasts = arguments
         values = [lower.mark_weight(name, each.shape, each.dtype) for name, each in weights.items()]
-        cache = GrowingCache(tuple(pasts[0::2]), tuple(pasts[1::2]))
         with (
             keras.StatelessScope(zip(weights.values(), values, strict=True), initialize_variables=False),
             ops.replaced(lowering.replacements(config)),
         ):
-            logits, present = model(token_ids, positions=positions, mask=mask, cache=cache, training=False)
-        pairs = zip(present.keys, present.values, strict=True)
-        return [logits, *(tensor for pair in pairs for tensor in pair)]
+            return task.call(model, *arguments)
 
     shapes = {name: tuple(variable.shape) for name, variable in weights.items()}
-    return Traced(function, specs, shapes)
+    return Traced(task, function, specs, shapes)
