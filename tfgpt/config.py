@@ -216,7 +216,8 @@ class ModelConfig:
             if rate is not None and not 0.0 <= rate < 1.0:
                 raise InputError(f"{name} is {rate}: expected a rate from 0 up to, but not including, 1")
         self._check_numbers()
-        if not self.attention_pattern:  # after the number of layers, which it has none for where that is 0
+        # After the number of layers: families list a kind for each, and none of none is not what is wrong.
+        if not self.attention_pattern:
             raise InputError("attention_pattern is empty: expected a list such as ['global', 'local']")
         if Attention.LOCAL in self.attention_pattern and (self.window is None or self.window < 1):
             raise InputError(

@@ -45,8 +45,8 @@ def check_place_of_directory(path: Path) -> None:
 
 
 def check_place_of_file(path: Path) -> None:
-    """`InputError` where a file is to be written, and a directory stands: all that is in it would be lost."""
-    if path.is_dir() and not path.is_symlink():
+    """`InputError` where a file is to be written, and a directory or a link to one stands, to be lost."""
+    if path.is_dir():
         raise InputError(f"found a directory at {path}, expected a file to replace; move it away")
 
 

@@ -57,10 +57,12 @@ def convert(traced: Traced, config: ModelConfig, lowering: Lowering = FUSED) -> 
     renamed |= _take_weights(model.graph)
     _rename(model.graph, renamed)
     _state_contract(model.graph, graph_inputs, graph_outputs, traced.weight_shapes)
-    _state_versions(model, lowering, config)
-    expected = lowering.counts(config)
-    _check_operators(model.graph)
-    check_counts(model.graph, expected | {"MatMul": expected["MatMul"] + traced.task.head_products})
+    has_cache = not set(signature.past_tensors(config)).isdisjoint(graph_inputs)
+    _state_versions(model, lowering, config, has_cache)
+    _check_operators(model)
+    in_head = traced.task.head_operators
+    expected = lowering.counts(config).items()
+    check_counts(model.graph, {name: number + in_head.get(name, 0) for name, number in expected})
     return model
 
 
@@ -83,11 +85,15 @@ def _marked_shapes(graph) -> dict[str, list[int]]:
     return {each.name: each.shape.as_list() for each in made if each.shape.rank is not None}
 
 
-def _check_operators(graph: onnx.GraphProto) -> None:
+def _check_operators(model: onnx.ModelProto) -> None:
     """The converter leaves what it cannot translate where it is, and says so in a log."""
-    left = [node for node in graph.node if not node.domain and not onnx.defs.has(node.op_type)]
-    if left:
-        raise LoweringError(f"found {left[0].op_type} of TensorFlow ({left[0].name}), which ONNX has not")
+    version = next(each.version for each in model.opset_import if not each.domain)
+    for node in model.graph.node:
+        if not node.domain and not onnx.defs.has(node.op_type, version):
+            raise LoweringError(
+                f"found {node.op_type} ({node.name}), which is no operator of opset {version}: compute it in "
+                "another way, or make it a named operation"
+            )
 
 
 def _take_weights(graph: onnx.GraphProto) -> dict[str, str]:
@@ -123,7 +129,7 @@ def _value_info(tensor: signature.Tensor) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, kinds[tensor.dtype], list(tensor.dims))
 
 
-def _state_versions(model: onnx.ModelProto, lowering: Lowering, config: ModelConfig) -> None:
+def _state_versions(model: onnx.ModelProto, lowering: Lowering, config: ModelConfig, has_cache: bool) -> None:
     versions = lowering.versions(config)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", versions.opset))
@@ -131,6 +137,7 @@ def _state_versions(model: onnx.ModelProto, lowering: Lowering, config: ModelCon
     model.producer_name, model.producer_version, model.doc_string = "tfgpt", __version__, ""
     if lowering.is_fused:
         model.opset_import.append(helper.make_opsetid(lower.MICROSOFT, 1))
+    if lowering.is_fused and has_cache:
         # The attention operator writes new slots in place when past and present are bound to one buffer.
         helper.set_model_props(model, {"tfgpt.shared_cache": "1"})
 
@@ -153,7 +160,7 @@ def _without_copies():
 
 @contextlib.contextmanager
 def _quiet(name: str):
-    # tf2onnx reports that it cannot infer the shapes of markers; the contract states them.
+    # What tf2onnx cannot translate is found in the graph; what it cannot infer the contract states.
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -87,7 +87,7 @@ def lowered(config: ModelConfig) -> dict:
 
     def attention_inputs(positions, mask, past, windows, rotary):
         del past, windows
-        # Keras counts in 32 bits, where it derives the positions from the mask.
+        # `decoder.derive_positions` counts in 32 bits; RotaryEmbedding reads 64.
         positions = tf.cast(positions, tf.int64)
         return _attention_inputs(positions, mask, rotary_tables(config, rotary))
 
@@ -115,7 +115,7 @@ def check_config(config: ModelConfig) -> None:
 
 
 def counts(config: ModelConfig) -> dict[str, int]:
-    """How many of each lowered operator the decoder of this config must have."""
+    """How many of each lowered operator a graph of this config must have, its head apart."""
     gelus = config.activation in (Activation.GELU, Activation.GELU_TANH)
     # Queries with keys and values, output, and an MLP's two.
     products = (4 if config.num_experts is None else 2) * config.num_layers
@@ -183,7 +183,17 @@ def _mixture_of_experts(x, router_logits, weights: ExpertWeights, spec: MixtureS
     )
 
 
+def check_mask(mask) -> None:
+    """Raises `ValueError` where a task's call gave the decoder none."""
+    if mask is None:
+        raise ValueError(
+            "found no mask, expected one: the lowered attention reads it, so `Task.call` gives it"
+        )
+
+
 def _attention_inputs(positions, mask, rotation):
+    check_mask(mask)
+
     def size(tensor, axis):  # int64 [1]
         return mark("Shape", [tensor], [(tf.int64, [1])], start=axis, end=axis + 1)
 

@@ -15,6 +15,7 @@ from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
 from tfgpt.families.registry import family_of_model_type
 from tfgpt.files import read_json, write_json, write_text
+from tfgpt.paths import check_place_of_directory
 from tfgpt.tokenizers.file_names import CONFIGURATION_FILE
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.bundle import artifact_sizes, data_of
@@ -32,8 +33,7 @@ def check_directories(model_dir: Path, export_dir: Path) -> None:
     Raises:
         InputError: the export would overwrite its own model, a file, or a directory that is not an export.
     """
-    if export_dir.is_file():
-        raise InputError(f"{export_dir} is a file: name a directory for the export")
+    check_place_of_directory(export_dir)
     inside = model_dir.resolve()
     if inside == export_dir.resolve() or export_dir.resolve() in inside.parents:
         raise InputError(f"{export_dir} holds the model itself: name another directory for the export")

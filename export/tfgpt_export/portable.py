@@ -45,7 +45,7 @@ def lowered(config: ModelConfig) -> dict:
 
 
 def counts(config: ModelConfig) -> dict[str, int]:
-    """How many of the operators that stand for named operations a portable decoder must have."""
+    """How many of the operators of named operations a portable graph must have, its head apart."""
     fused = {"GroupQueryAttention", "RotaryEmbedding", "Gelu", "MoE", "RMSNormalization"}
     kept = {name: number for name, number in lower.counts(config).items() if name not in fused}
     kept["MatMul"] += 2 * config.num_layers  # scores, and the sum of values
@@ -118,6 +118,7 @@ def _gelu(x, approximate):
 
 
 def _attention_inputs(positions, mask, windows, tables) -> PortableInputs:
+    lower.check_mask(mask)
     total = mark("Shape", [mask], [(tf.int64, [1])], start=1, end=2)
     length = mark("Shape", [positions], [(tf.int64, [1])], start=1, end=2)
     zero, one = tf.constant(0, tf.int64), tf.constant(1, tf.int64)

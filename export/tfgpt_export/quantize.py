@@ -17,7 +17,6 @@ from onnx import helper
 
 from tfgpt_export import signature
 from tfgpt_export.blocks import BlockFormat
-from tfgpt_export.engine_graph import head_of
 from tfgpt_export.lower import MICROSOFT
 from tfgpt_export.plan import QuantizationPlan, quantized_name, scales_name
 
@@ -52,8 +51,6 @@ class _Rewriter:
         for node in graph.node:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
-        head = head_of(list(graph.node))
-        self.head = None if head is None else head.output[0]
         self.replacement: dict[str, list[onnx.NodeProto]] = {}  # by the first output of the node replaced
 
     def run(self) -> None:
@@ -78,7 +75,8 @@ class _Rewriter:
         self.plan.forms[weight] = self.form_of(weight)
         self.plan.transposed.add(weight)
         form, width = self.plan.forms[weight], self.shapes[weight][0]
-        if form.bits == 8 and width % form.block_size == 0 and node.output[0] != self.head:
+        is_in_head = not weight.startswith("decoder/")
+        if form.bits == 8 and width % form.block_size == 0 and not is_in_head:
             self.plan.by_row.add(weight)
         bias = self._bias_after(node)
         output = node.output[0] if bias is None else bias.output[0]

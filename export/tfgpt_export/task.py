@@ -1,11 +1,14 @@
 """What a model is for: how it is made, what its graph is called with, and what that gives.
 
-Tracing, converting, writing and quantizing know of a model what its `Task` says and no more. What follows
-them in `pipeline.py` (the cache, the engine, generation, what is compared) is a language model's.
+Tracing, converting and writing know of a model what its `Task` says, and so do both ways of rounding weights.
+The rest of `pipeline.py` is a language model's: calibration, the engine, the SavedModel, what is packaged,
+what is compared. Before `half.py` may have a head that sums over tokens, its sums must stay float32 there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import keras
 
 from tfgpt.config import ModelConfig
 from tfgpt.layers.cache import GrowingCache
@@ -21,15 +24,16 @@ class Task:
     Attributes:
         make: (config, dtype=, name=) -> the Keras model, with `named_weights`.
         inputs, outputs: config -> the contract of its graph, in order.
-        call: (model, *inputs) -> the outputs. It gives the decoder a mask: the lowered attention reads it.
-        head_products: matrix products that the head has.
+        call: (model, *inputs) -> the outputs, as in `training=False`. It gives the decoder a mask, which the
+            lowered attention reads; what has no cache gives none.
+        head_operators: how many the head has of the operators that named operations become.
     """
 
-    make: Callable
+    make: Callable[..., keras.Model]
     inputs: Callable[[ModelConfig], tuple[Tensor, ...]]
     outputs: Callable[[ModelConfig], tuple[Tensor, ...]]
     call: Callable[..., list]
-    head_products: int
+    head_operators: Mapping[str, int]
 
 
 def _call_language_model(model: CausalLM, token_ids, mask, positions, *pasts) -> list:
@@ -39,4 +43,4 @@ def _call_language_model(model: CausalLM, token_ids, mask, positions, *pasts) ->
     return [logits, *(tensor for pair in pairs for tensor in pair)]
 
 
-LANGUAGE_MODEL = Task(CausalLM, signature.inputs, signature.outputs, _call_language_model, head_products=1)
+LANGUAGE_MODEL = Task(CausalLM, signature.inputs, signature.outputs, _call_language_model, {"MatMul": 1})

@@ -46,7 +46,8 @@ def trace(config: ModelConfig, lowering: Lowering = FUSED, task: Task = LANGUAGE
         )
     with deferred_variables():
         # Dropout has no place in an exported graph. Nodes are named after the model, whose name counts the
-        # models made before it: with this one the same checkpoint gives the same file.
+        # models made before it: with this one the same checkpoint gives the same file, where all of the model
+        # is named operations. What tf2onnx adds for others it names otherwise each time.
         config = config.replace(dropout=0.0, attention_dropout=0.0, embedding_dropout=0.0)
         model = task.make(config, dtype="float32", name="model")
     weights = model.named_weights()

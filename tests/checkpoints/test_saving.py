@@ -119,6 +119,15 @@ def test_saving_takes_no_directory_for_weights(small, tmp_path, name, size):
     assert os.listdir(tmp_path / "model" / name) == ["mine"] and len(tree(tmp_path / "model")) == 2
 
 
+def test_saving_takes_no_link_to_a_directory_for_weights(small, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.safetensors").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"found a directory at .*model\.safetensors, expected a file"):
+        small.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model/model.safetensors").is_symlink()
+
+
 def test_saving_and_loading_mean_the_same_home_directory(small, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     small.save_pretrained("~/model")

@@ -67,7 +67,9 @@ def match_names(reader: Reader, family: Family, config: ModelConfig) -> list[tup
     return _match(_published_names(reader, family), family, config, reader.directory)
 
 
-def _match(published: dict[str, str], family: Family, config: ModelConfig, where: Path):
+def _match(
+    published: dict[str, str], family: Family, config: ModelConfig, where: Path
+) -> list[tuple[Rule, tuple[str, ...]]]:
     if config.num_layers > len(published):
         raise InputError(
             f"{where}: config.json asks for {config.num_layers} layers, but found only {len(published)} "
