@@ -4,9 +4,13 @@ import hashlib
 import re
 from pathlib import Path
 
-from tfgpt.files import write_text
+from tfgpt.errors import InputError
+from tfgpt.files import read_json, write_text
 
 CHECKSUMS = "SHA256SUMS"
+REPORT = "verification.json"
+# Folders that programs read as a whole, whatever else is in them.
+WHOLE = ("onnx/", "saved_model/", "triton/", "tfserving/")
 
 
 def write_checksums(directory: Path) -> None:
@@ -33,7 +37,8 @@ def _parsed(directory: Path) -> tuple[dict[str, str], bool]:
 def compare_checksums(directory: Path) -> dict:
     """An entry for the report: every listed file is there, and is the one that was written.
 
-    Graphs and weights that are not listed are failures too; other files may have been laid beside them.
+    Files that the report names and the list does not, and such as lie in a folder of `WHOLE`, are failures
+    too; others may have been laid beside them.
     """
     listed, is_whole = _parsed(directory)
     failures = []
@@ -48,12 +53,9 @@ def compare_checksums(directory: Path) -> dict:
             failures.append(f"{name} is not the file that was exported: copy the export again")
     unknown = [path.relative_to(directory).as_posix() for path in files_in(directory)]
     unknown = [name for name in unknown if name not in listed and name != CHECKSUMS]
-    if listed:
-        failures += [
-            f"{name} is not listed in {CHECKSUMS}: copy the export again"
-            for name in unknown
-            if name.startswith(("onnx/", "saved_model/"))
-        ]
+    exported = _exported(directory) - listed.keys()
+    laid = {name for name in unknown if name.startswith(WHOLE)} if listed else set()
+    failures += [_unlisted(directory, name) for name in sorted(exported | laid)]
     return {
         "artifact": "files",
         "kind": "checksums",
@@ -61,6 +63,21 @@ def compare_checksums(directory: Path) -> dict:
         "unknown": unknown,
         "failures": failures,
     }
+
+
+def _unlisted(directory: Path, name: str) -> str:
+    is_there = (directory / name).is_file()
+    what = f"is not listed in {CHECKSUMS}" if is_there else "was exported and is missing"
+    return f"{name} {what}: copy the export again"
+
+
+def _exported(directory: Path) -> set[str]:
+    """The files that the report says were exported with it; earlier versions said none."""
+    try:
+        names = read_json(directory / REPORT).get("files")
+    except InputError:
+        names = None
+    return {REPORT, *(name for name in names or () if isinstance(name, str))}
 
 
 def files_in(directory: Path) -> list[Path]:

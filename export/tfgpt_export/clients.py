@@ -25,6 +25,7 @@ import numpy as np
 
 from tfgpt.errors import InputError, nearest
 from tfgpt.files import read_json, write_json
+from tfgpt.generation.options import is_integer
 from tfgpt.paths import user_path
 from tfgpt.serving.export_directory import FILE_OF_PRECISION
 
@@ -67,7 +68,8 @@ class Program:
         """The new tokens of each prompt.
 
         Raises:
-            ClientError: the program fails, takes longer than half an hour, or prints something else.
+            ClientError: the program cannot be started, fails, takes longer than half an hour, or prints
+                something else.
         """
         with tempfile.TemporaryDirectory() as folder:
             request = Path(folder) / "request.json"
@@ -83,17 +85,27 @@ class Program:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=LONGEST_RUN, env=environment
+                command,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=LONGEST_RUN,
+                env=environment,
             )
+        except OSError as error:
+            raise ClientError(f"{self.name} cannot be started: {command[0]}: {error.strerror}") from None
         except subprocess.TimeoutExpired:
             raise ClientError(f"{self.name} gave no tokens within {LONGEST_RUN} seconds") from None
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["nothing on standard error"])[-1]
             raise ClientError(f"{self.name} failed with exit code {done.returncode}: {last[:300]}")
         try:
-            return json.loads(done.stdout.strip().splitlines()[-1])["token_ids"]
-        except (ValueError, IndexError, KeyError, TypeError):
-            raise ClientError(f"{self.name} printed no tokens: {done.stdout[-300:]!r}") from None
+            rows = json.loads(done.stdout.strip().splitlines()[-1])["token_ids"]
+            if all(is_integer(token) and 0 <= token < 2**31 for row in rows for token in row):
+                return rows
+        except (ValueError, IndexError, KeyError, TypeError, RecursionError):
+            pass
+        raise ClientError(f"{self.name} printed no tokens: {done.stdout[-300:]!r}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,13 @@ def _program(name: str, place: str | None) -> Program | None:
     if interpreter is None:
         raise InputError(f"found no program {place} for the client {name}, expected its Python interpreter")
     look = f"import importlib.util as u; raise SystemExit(u.find_spec({module.split('.')[0]!r}) is None)"
-    is_there = subprocess.run([interpreter, "-c", look], capture_output=True).returncode == 0
+    try:
+        is_there = subprocess.run([interpreter, "-c", look], capture_output=True).returncode == 0
+    except OSError as error:
+        raise InputError(
+            f"found {place}, which cannot be started ({error.strerror}), for the client {name}, expected its "
+            "Python interpreter"
+        ) from None
     return Program(name, (interpreter, str(FOLDER / file))) if is_there else None
 
 

@@ -44,10 +44,14 @@ class GraphGenerator:
             how many they are, int64 `[B]`. N is the longest row's.
 
         Raises:
-            tf.errors.InvalidArgumentError: ids outside of the vocabulary, a prompt that leaves no room, an
-                empty one without an end of text to start from, an option out of range, or logits that are
-                not finite.
+            tf.errors.InvalidArgumentError: a mask of another shape, ids outside of the vocabulary, a prompt
+                that leaves no room, an empty one without an end of text to start from, an option out of
+                range, or logits that are not finite.
         """
+        same = tf.reduce_all(tf.shape(input_ids) == tf.shape(attention_mask))
+        sizes = ["found ids of shape", tf.shape(input_ids), "and a mask of", tf.shape(attention_mask)]
+        with tf.control_dependencies([tf.debugging.Assert(same, sizes)]):
+            input_ids, attention_mask = tf.identity(input_ids), tf.identity(attention_mask)
         rows = tf.shape(input_ids)[:1]
         options = RowOptions(*(tf.broadcast_to(part, rows) for part in options))
         token_ids, lengths = _padded_on_the_left(input_ids, attention_mask, options.end_of_text_id)

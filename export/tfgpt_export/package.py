@@ -16,10 +16,11 @@ from tfgpt.errors import InputError
 from tfgpt.families.registry import family_of_model_type
 from tfgpt.files import read_json, write_json, write_text
 from tfgpt.paths import check_place_of_directory
+from tfgpt.swapping import is_temporary
 from tfgpt.tokenizers.file_names import CONFIGURATION_FILE
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.bundle import artifact_sizes, data_of
-from tfgpt_export.checksums import CHECKSUMS, read_checksums, write_checksums
+from tfgpt_export.checksums import CHECKSUMS, REPORT, files_in, read_checksums, write_checksums
 from tfgpt_export.handover import write_handover
 from tfgpt_export.page import verification_html
 from tfgpt_export.recipe import Artifact
@@ -45,10 +46,27 @@ def check_directories(model_dir: Path, export_dir: Path) -> None:
 
 
 def _not_of_an_export(directory: Path) -> list[Path]:
-    """The files in it that the checksums of an earlier export do not list: somebody else's."""
-    own = {directory / name for name in read_checksums(directory)}
-    own |= {directory / CHECKSUMS} if own else set()
-    return [path for path in sorted(directory.rglob("*")) if path not in own and not path.is_dir()]
+    """Files and links in it that the checksums of an earlier export do not list: somebody else's.
+
+    Anybody may have a list of checksums; an export's lists its own report.
+    """
+    listed = read_checksums(directory) if is_report(directory / REPORT) else {}
+    own = {directory / name for name in (*listed, CHECKSUMS)} if REPORT in listed else set()
+    return [
+        path
+        for path in sorted(directory.rglob("*"))
+        if path not in own
+        and (path.is_symlink() or not path.is_dir())
+        and not is_temporary(path.relative_to(directory).parts[0], directory)
+    ]
+
+
+def is_report(path: Path) -> bool:
+    """Whether it is the report of an export."""
+    try:
+        return path.is_file() and {"tfgpt", "artifacts"} <= read_json(path).keys()
+    except InputError:
+        return False
 
 
 def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:
@@ -165,10 +183,11 @@ def write_reports(artifact: Artifact) -> None:
         "sizes": artifact_sizes(output),
         "operators": artifact.counts,
         "omitted": artifact.omitted,
+        "files": [path.relative_to(output).as_posix() for path in files_in(output)],
         "artifacts": list(artifact.verification),
         "skipped": [],
     }
-    write_json(output / "verification.json", report)
+    write_json(output / REPORT, report)
     write_text(output / "verification.md", verification_page(report))
     write_text(output / "verification.html", verification_html(report))
     write_handover(output, report, artifact.files, artifact.config)

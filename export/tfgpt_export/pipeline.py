@@ -89,6 +89,7 @@ def export(
         if verifier is not None:
             verifier.write_reference(artifact)
         packaging.write_reports(artifact)
+        packaging.check_directories(model_dir, export_dir)  # what was laid there meanwhile is somebody's
     return dataclasses.replace(artifact, output=export_dir, files=_moved(artifact, export_dir))
 
 

@@ -20,7 +20,7 @@ from tfgpt.serving.export_directory import CONTEXT_LENGTH_KEYS, FILE_OF_PRECISIO
 from tfgpt.serving.graph import load_graph
 from tfgpt.serving.runtime import RUNTIME_ERRORS
 from tfgpt_export import clients
-from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, path_of, prompts_name
+from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_name
 from tfgpt_export.checksums import compare_checksums
 from tfgpt_export.comparison import (
     compare_generation,
@@ -32,7 +32,6 @@ from tfgpt_export.comparison import (
 from tfgpt_export.gates import Gates, gates_again, gates_of, is_lossless
 from tfgpt_export.greedy import compare_greedy
 from tfgpt_export.reference_file import REFERENCE_FILE, read_reference
-from tfgpt_export.report import LEFT_OUT
 from tfgpt_export.runners import OnnxRunner
 
 
@@ -68,7 +67,6 @@ def verify_export(
         _check_same_model(export_dir, model_dir)
     progress("checksums")
     files = compare_checksums(export_dir)
-    files["failures"] += _absent(export_dir, files["failures"])
     entries = [files]
     reference, failure = _reference(export_dir, model_dir, text, progress, bool(files["failures"]))
     if failure:
@@ -119,23 +117,6 @@ def _check_same_model(export_dir: Path, model_dir: Path) -> None:
                 f"found a model with {name}={found} in {model_dir}, expected {expected} as {export_dir} has; "
                 "give the model that it was made from"
             )
-
-
-def _absent(export_dir: Path, known: list[str]) -> list[str]:
-    """One line for each artifact that was verified when the export was made and is not there any more.
-
-    The list of checksums tells the same, unless it was cut. `known`: what is reported already.
-    """
-    path = export_dir / "verification.json"
-    earlier = read_json(path).get("artifacts") if path.is_file() else None
-    earlier = [entry for entry in earlier if isinstance(entry, dict)] if isinstance(earlier, list) else []
-    places = {path_of(str(entry.get("artifact"))) for entry in earlier if entry.get("kind") != LEFT_OUT}
-    absent = {place for place in places if place and not (export_dir / place).exists()}
-    return [
-        f"{place} was verified with this export and is missing: copy the export again"
-        for place in sorted(absent)
-        if not any(failure.startswith(place) for failure in known)
-    ]
 
 
 def _reference(export_dir: Path, model_dir: Path | None, text, progress, damaged: bool):

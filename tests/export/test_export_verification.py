@@ -174,6 +174,32 @@ def test_what_is_not_an_export_is_not_replaced(model_directory, tmp_path):
     with pytest.raises(InputError, match="holds the model itself"):
         export(model_directory, tmp_path)
     assert (target / "chapter1.txt").read_text() == "years of work"
+    # Anybody may list checksums.
+    (target / "SHA256SUMS").write_text(f"{'0' * 64}  chapter1.txt\n{'0' * 64}  verification.json\n")
+    with pytest.raises(InputError, match=r"found .* in .*which no export wrote"):
+        export(model_directory, target)
+    assert (target / "chapter1.txt").read_text() == "years of work"
+
+
+def test_what_is_laid_into_an_export_is_not_replaced(model_directory, tmp_path):
+    """Before it is made again, or while it is."""
+    target, options = tmp_path / "export", {"precisions": ("fp32",), "saved_model": False, "verify": False}
+    export(model_directory, target, **options)
+    (tmp_path / "mine").mkdir()
+    (target / "link").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"found link in .*which no export wrote"):
+        export(model_directory, target, **options)
+    (target / "link").unlink()
+
+    def lay(stage, step):
+        (target / "notes.txt").write_text("ours")
+
+    with pytest.raises(InputError, match=r"found notes.txt in .*which no export wrote"):
+        export(model_directory, target, progress=lay, **options)
+    assert (target / "notes.txt").read_text() == "ours"
+    assert not list(tmp_path.glob(".*"))
+    (target / "notes.txt").unlink()
+    export(model_directory, target, **options)
 
 
 def test_a_tokenizer_of_another_model(model_directory, tmp_path):

@@ -205,3 +205,5 @@ def test_what_is_refused(generator, message):
     token_ids, mask = (tf.fill(shape, tf.constant(values[name], tf.int64)) for name in ("token_ids", "mask"))
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         generator(token_ids, mask, options)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="found ids of shape"):
+        generator(token_ids, mask[:, 1:], options)

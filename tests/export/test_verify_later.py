@@ -14,12 +14,13 @@ from tfgpt_export.recheck import verify_export
 
 from tfgpt.cli import main
 from tfgpt.errors import InputError
+from tfgpt.files import read_json, write_json
 
 
 @pytest.fixture
 def received(exported, tmp_path):
     """A copy of the export that a test may damage; read with nothing but itself."""
-    shutil.copytree(exported.output, tmp_path / "received", ignore=shutil.ignore_patterns("stages"))
+    shutil.copytree(exported.output, tmp_path / "received")
     write_checksums(tmp_path / "received")
     return tmp_path / "received"
 
@@ -72,10 +73,30 @@ def test_a_list_of_checksums_that_was_cut_hides_nothing(received, cut):
     path.write_text("".join(lines[:3]) + (lines[3][:30] if cut == "within a line" else ""))
     (received / "onnx/model_quantized.onnx").unlink()
     failures = verify_export(received)["failures"]
-    gone = "onnx/model_quantized.onnx was verified with this export and is missing: copy the export again"
+    gone = "onnx/model_quantized.onnx was exported and is missing: copy the export again"
     assert gone in failures
     assert "onnx/model.onnx is not listed in SHA256SUMS: copy the export again" in failures
     assert ("SHA256SUMS is not a whole list" in failures[0]) == (cut == "within a line")
+
+
+def test_a_file_that_is_struck_from_the_list_is_told(received):
+    path = received / "SHA256SUMS"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "genai_config.json" not in line))
+    (received / "genai_config.json").write_text("{}")
+    assert verify_export(received)["failures"] == [
+        "genai_config.json is not listed in SHA256SUMS: copy the export again"
+    ]
+
+
+@pytest.mark.parametrize("folder", ["onnx", "triton/model/2", "tfserving/model/2"])
+def test_a_file_laid_where_a_program_takes_all_is_told(received, folder):
+    (received / folder).mkdir(parents=True, exist_ok=True)
+    (received / folder / "other.onnx").write_bytes(b"")
+    assert (
+        f"{folder}/other.onnx is not listed in SHA256SUMS: copy the export again"
+        in (verify_export(received)["failures"])
+    )
 
 
 def test_files_that_were_laid_beside_are_no_failure(received):
@@ -180,10 +201,12 @@ def test_damaged_and_missing_recorded_answers(received):
 
 def test_an_export_that_was_not_verified(received):
     """It has no recorded answers: that is told where its files are whole, and what is damaged otherwise."""
-    name, sums = "verification_reference.npz", received / "SHA256SUMS"
+    name, path = "verification_reference.npz", received / "verification.json"
     (received / name).unlink()
-    lines = [line for line in sums.read_text().splitlines() if not line.endswith(name)]
-    sums.write_text("\n".join(lines) + "\n")
+    report = read_json(path)
+    report["files"].remove(name)
+    write_json(path, report)
+    write_checksums(received)
     with pytest.raises(InputError, match=r"found no verification_reference\.npz .* give --model MODEL_DIR"):
         verify_export(received)
     (received / "config.json").write_text("{}")
@@ -259,6 +282,33 @@ def test_a_client_that_chooses_other_tokens_fails(exported, tmp_path, monkeypatc
     assert (
         failure.startswith("fp32 in genai: greedy token 0 after a prompt of") and "Keras chooses" in failure
     )
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        b"\xff\xfe",
+        b'{"token_ids": 5}',
+        b'{"token_ids": [[1.5]]}',
+        b'{"token_ids": [[99999999999]]}',
+    ],
+)
+def test_what_a_client_prints_that_is_no_tokens(tmp_path, printed):
+    (tmp_path / "program.py").write_text(f"import sys; sys.stdout.buffer.write({printed})")
+    program = clients.Program("genai", (sys.executable, str(tmp_path / "program.py")))
+    with pytest.raises(clients.ClientError, match="genai printed no tokens"):
+        program.greedy_tokens(tmp_path, [[1]], 1, "fp32")
+
+
+def test_a_client_that_cannot_be_started(tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/nowhere/python\n")
+    script.chmod(0o700)
+    with pytest.raises(InputError, match=r"found .*, which cannot be started \(No such file"):
+        clients.find(["genai"], {"genai": str(script)})
+    program = clients.Program("genai", (str(script),))
+    with pytest.raises(clients.ClientError, match=r"genai cannot be started: .*No such file"):
+        program.greedy_tokens(tmp_path, [[1]], 1, "fp32")
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ from tfgpt.generation.options import GenerationOptions
         ("min_p", -0.1),
         ("min_p", 1.5),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-40),
+        ("repetition_penalty", 1e300),
         ("repetition_penalty", float("nan")),
         ("seed", -1),
         ("seed", 2**64),

@@ -189,6 +189,19 @@ def test_text_in_text_out_with_the_export_s_own_settings(tiny, tmp_path):
     assert session.generate(prompt, GenerationOptions(max_new_tokens=20)) == [result]
 
 
+def test_a_call_from_within_a_call_is_refused_where_it_would_wait_for_itself(exported):
+    session = Session.open(exported, engine=False)
+    with pytest.raises(InputError, match="found a call of generate from on_token"):
+        session.generate([[1, 2]], on_token=lambda *event: session.generate([[1]]))
+    assert session.generate([[1, 2]])[0].token_ids
+
+
+@pytest.mark.parametrize("prompts", [b"Hello", [b"Hello"], [bytearray(b"Hello")]])
+def test_bytes_are_neither_text_nor_ids(exported, prompts):
+    with pytest.raises(InputError, match="found byte"):
+        Session.open(exported).generate(prompts)
+
+
 def test_neither_tensorflow_nor_keras_nor_torch_is_loaded(exported):
     program = f"""
 import sys

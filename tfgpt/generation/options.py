@@ -9,6 +9,8 @@ from tfgpt.errors import InputError
 # Outside of these, logits / temperature or the temperature itself leaves float32's range; 0 means greedy.
 SMALLEST_TEMPERATURE = 1e-6
 LARGEST_TEMPERATURE = 1e30
+# Logits times or by it stay finite in float32.
+LARGEST_PENALTY = 1e6
 LARGEST_SEED = 2**64 - 1
 # What generation_config.json has no key for, or calls otherwise.
 _NOT_IN_FILES = {
@@ -84,11 +86,15 @@ class GenerationOptions:
                 f"found top_p={self.top_p!r}, expected a number above 0 and at most 1 (1 keeps every token)"
             )
         _require("min_p", self.min_p, _is_number, 0, 1, "a number from 0 (keeps every token) to 1")
-        if not _is_number(self.repetition_penalty) or not 0 < self.repetition_penalty < math.inf:
-            raise InputError(
-                f"found repetition_penalty={self.repetition_penalty!r}, expected a finite number above 0 "
-                "(1 changes nothing, more than 1 discourages repetition)"
-            )
+        _require(
+            "repetition_penalty",
+            self.repetition_penalty,
+            _is_number,
+            1 / LARGEST_PENALTY,
+            LARGEST_PENALTY,
+            f"a number from {1 / LARGEST_PENALTY:g} to {LARGEST_PENALTY:g} (1 changes nothing, more than 1 "
+            "discourages repetition)",
+        )
         object.__setattr__(self, "seed", _seed(self.seed))
         object.__setattr__(self, "stop", _stop(self.stop))
         if self.end_of_text_ids is not None:

@@ -30,7 +30,7 @@ def _as_list(prompts) -> list:
         return [prompts]
     if hasattr(prompts, "tolist"):  # a NumPy array, of one prompt or of several
         prompts = prompts.tolist()
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray | memoryview):
         raise InputError(
             f"found {type(prompts).__name__} for prompts, expected a string, token ids, or a list"
         )
@@ -48,7 +48,8 @@ def _encoded(row: int, prompt, tokenizer) -> list[int]:
         return list(tokenizer.encode(prompt))
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
-    if not isinstance(prompt, Sequence) or not all(is_integer(item) for item in prompt):
+    is_bytes = isinstance(prompt, bytes | bytearray | memoryview)  # of a text: no ids
+    if is_bytes or not isinstance(prompt, Sequence) or not all(is_integer(item) for item in prompt):
         raise InputError(
             f"found {type(prompt).__name__} for prompt {row}, expected a string or a list of token ids"
         )

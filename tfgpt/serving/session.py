@@ -1,10 +1,11 @@
 """Generation from an export directory with numpy, onnxruntime and tokenizers alone."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class Session:
             kind = SharedCacheDecoder if graph.has_shared_cache else GrowingCacheDecoder
             self.decoder = kind(graph, export.context_length)
         self._lock = threading.Lock()
+        self._thread: int | None = None  # that holds it
 
     @classmethod
     def open(
@@ -109,7 +111,7 @@ class Session:
         `default_options`. `prompt_logprobs` needs an engine; `speculate` does nothing without one.
         """
         if self.engine is None:
-            with self._lock:
+            with self._alone():
                 return generate(self.decoder, prompts, self._options(options), self.tokenizer, on_token)
         requests = self.submit(prompts, options)
         try:
@@ -121,6 +123,21 @@ class Session:
                 request.cancel()
         _tell(requests, on_token)
         return [_result(request) for request in requests]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The decoder has one cache: calls of other threads wait, one from within `on_token` never could."""
+        if self._thread == threading.get_ident():
+            raise InputError(
+                "found a call of generate from on_token, expected it afterwards, or of another session: "
+                "without an engine a session does one thing at a time"
+            )
+        with self._lock:
+            self._thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._thread = None
 
     def submit(self, prompts, options: GenerationOptions | None = None) -> list[Request]:
         """Hands prompts to the engine and returns at once: whoever calls `engine.advance` computes them.
