@@ -24,12 +24,6 @@ def graphs_in(export_dir: Path) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def path_of(artifact: str) -> str | None:
-    """The file or directory of what comparisons call by that name; None for what is no artifact."""
-    prompts = {prompts_name(precision): f"onnx/{file}" for precision, file in PROMPTS_OF_PRECISION.items()}
-    return (GRAPHS | prompts | {"saved_model": SAVED_MODEL}).get(artifact)
-
-
 def prompts_name(precision: str) -> str:
     """What comparisons call the engine's graph for long prompts."""
     return f"{precision}_prompts"

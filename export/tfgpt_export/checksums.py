@@ -51,11 +51,18 @@ def compare_checksums(directory: Path) -> dict:
             failures.append(f"{name} is missing: copy the export again")
         elif sha256(directory / name) != digest:
             failures.append(f"{name} is not the file that was exported: copy the export again")
-    unknown = [path.relative_to(directory).as_posix() for path in files_in(directory)]
-    unknown = [name for name in unknown if name not in listed and name != CHECKSUMS]
+    there = {path.relative_to(directory).as_posix() for path in files_in(directory)}
+    unknown = sorted(there - listed.keys() - {CHECKSUMS})
     exported = _exported(directory) - listed.keys()
-    laid = {name for name in unknown if name.startswith(WHOLE)} if listed else set()
-    failures += [_unlisted(directory, name) for name in sorted(exported | laid)]
+    failures += [
+        f"{name} was exported and is missing: copy the export again" for name in sorted(exported - there)
+    ]
+    if listed:
+        failures += [
+            f"{name} is not listed in {CHECKSUMS}: copy the export again"
+            for name in unknown
+            if name in exported or name.startswith(WHOLE)
+        ]
     return {
         "artifact": "files",
         "kind": "checksums",
@@ -65,19 +72,14 @@ def compare_checksums(directory: Path) -> dict:
     }
 
 
-def _unlisted(directory: Path, name: str) -> str:
-    is_there = (directory / name).is_file()
-    what = f"is not listed in {CHECKSUMS}" if is_there else "was exported and is missing"
-    return f"{name} {what}: copy the export again"
-
-
 def _exported(directory: Path) -> set[str]:
-    """The files that the report says were exported with it; earlier versions said none."""
+    """The report, and the files that it says were there before it; exports of version 0.1.0 say none."""
     try:
         names = read_json(directory / REPORT).get("files")
     except InputError:
         names = None
-    return {REPORT, *(name for name in names or () if isinstance(name, str))}
+    names = names if isinstance(names, list) else []
+    return {REPORT, *(name for name in names if isinstance(name, str))}
 
 
 def files_in(directory: Path) -> list[Path]:

@@ -101,7 +101,8 @@ class Program:
             raise ClientError(f"{self.name} failed with exit code {done.returncode}: {last[:300]}")
         try:
             rows = json.loads(done.stdout.strip().splitlines()[-1])["token_ids"]
-            if all(is_integer(token) and 0 <= token < 2**31 for row in rows for token in row):
+            is_table = isinstance(rows, list) and all(isinstance(row, list) for row in rows)
+            if is_table and all(is_integer(token) and 0 <= token < 2**31 for row in rows for token in row):
                 return rows
         except (ValueError, IndexError, KeyError, TypeError, RecursionError):
             pass

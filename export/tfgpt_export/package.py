@@ -50,7 +50,7 @@ def _not_of_an_export(directory: Path) -> list[Path]:
 
     Anybody may have a list of checksums; an export's lists its own report.
     """
-    listed = read_checksums(directory) if is_report(directory / REPORT) else {}
+    listed = read_checksums(directory) if _is_report(directory / REPORT) else {}
     own = {directory / name for name in (*listed, CHECKSUMS)} if REPORT in listed else set()
     return [
         path
@@ -61,7 +61,7 @@ def _not_of_an_export(directory: Path) -> list[Path]:
     ]
 
 
-def is_report(path: Path) -> bool:
+def _is_report(path: Path) -> bool:
     """Whether it is the report of an export."""
     try:
         return path.is_file() and {"tfgpt", "artifacts"} <= read_json(path).keys()

@@ -64,7 +64,8 @@ def export(
         the last `Artifact`: its files, its operator counts and its verification.
 
     Raises:
-        InputError: the model directory is incomplete, or an option is wrong.
+        InputError: the model directory is incomplete, an option is wrong, or somebody's files are in
+            `export_dir`, before or after.
         VerificationError: an artifact differs from Keras; the message names the first tensor that does.
     """
     recipe = ExportRecipe(precisions=tuple(precisions), **options)

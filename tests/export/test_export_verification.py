@@ -190,6 +190,13 @@ def test_what_is_laid_into_an_export_is_not_replaced(model_directory, tmp_path):
     with pytest.raises(InputError, match=r"found link in .*which no export wrote"):
         export(model_directory, target, **options)
     (target / "link").unlink()
+    # A report of an export is not enough: it has to be listed.
+    sums = (target / "SHA256SUMS").read_text()
+    without = [line for line in sums.splitlines(keepends=True) if "verification.json" not in line]
+    (target / "SHA256SUMS").write_text("".join(without))
+    with pytest.raises(InputError, match="which no export wrote"):
+        export(model_directory, target, **options)
+    (target / "SHA256SUMS").write_text(sums)
 
     def lay(stage, step):
         (target / "notes.txt").write_text("ours")

@@ -89,6 +89,22 @@ def test_a_file_that_is_struck_from_the_list_is_told(received):
     ]
 
 
+@pytest.mark.parametrize("files", [5, True, "onnx", {"a": 1}, ["../../x", "a" * 300, 5, None]])
+def test_a_report_that_says_nonsense_of_its_files(received, files):
+    report = read_json(received / "verification.json")
+    write_json(received / "verification.json", report | {"files": files})
+    write_checksums(received)
+    found = [f"{name} was exported and is missing: copy the export again" for name in ("../../x", "a" * 300)]
+    assert verify_export(received)["failures"] == (found if isinstance(files, list) else [])
+
+
+def test_a_damaged_report_is_one_failure_among_others(received):
+    (received / "verification.json").write_text("{")
+    assert verify_export(received)["failures"] == [
+        "verification.json is not the file that was exported: copy the export again"
+    ]
+
+
 @pytest.mark.parametrize("folder", ["onnx", "triton/model/2", "tfserving/model/2"])
 def test_a_file_laid_where_a_program_takes_all_is_told(received, folder):
     (received / folder).mkdir(parents=True, exist_ok=True)
@@ -289,6 +305,7 @@ def test_a_client_that_chooses_other_tokens_fails(exported, tmp_path, monkeypatc
     [
         b"\xff\xfe",
         b'{"token_ids": 5}',
+        b'{"token_ids": {"": 1}}',
         b'{"token_ids": [[1.5]]}',
         b'{"token_ids": [[99999999999]]}',
     ],

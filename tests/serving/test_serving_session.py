@@ -196,10 +196,11 @@ def test_a_call_from_within_a_call_is_refused_where_it_would_wait_for_itself(exp
     assert session.generate([[1, 2]])[0].token_ids
 
 
-@pytest.mark.parametrize("prompts", [b"Hello", [b"Hello"], [bytearray(b"Hello")]])
-def test_bytes_are_neither_text_nor_ids(exported, prompts):
-    with pytest.raises(InputError, match="found byte"):
-        Session.open(exported).generate(prompts)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("make", [lambda text: text, lambda text: [text]], ids=["one", "list"])
+def test_bytes_are_neither_text_nor_ids(exported, kind, make):
+    with pytest.raises(InputError, match=rf"found {kind.__name__} for prompt"):
+        Session.open(exported).generate(make(kind(b"Hello")))
 
 
 def test_neither_tensorflow_nor_keras_nor_torch_is_loaded(exported):

@@ -28,9 +28,9 @@ def prompt_token_ids(prompts, tokenizer, end_of_text_ids, vocabulary_size, conte
 def _as_list(prompts) -> list:
     if isinstance(prompts, str):
         return [prompts]
-    if hasattr(prompts, "tolist"):  # a NumPy array, of one prompt or of several
+    if _is_array(prompts):  # of one prompt or of several
         prompts = prompts.tolist()
-    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes | bytearray | memoryview):
+    if not _is_sequence(prompts):
         raise InputError(
             f"found {type(prompts).__name__} for prompts, expected a string, token ids, or a list"
         )
@@ -46,14 +46,22 @@ def _encoded(row: int, prompt, tokenizer) -> list[int]:
                 f"found text for prompt {row} but no tokenizer, expected token ids; pass a tokenizer"
             )
         return list(tokenizer.encode(prompt))
-    if hasattr(prompt, "tolist"):
+    if _is_array(prompt):
         prompt = prompt.tolist()
-    is_bytes = isinstance(prompt, bytes | bytearray | memoryview)  # of a text: no ids
-    if is_bytes or not isinstance(prompt, Sequence) or not all(is_integer(item) for item in prompt):
+    if not _is_sequence(prompt) or not all(is_integer(item) for item in prompt):
         raise InputError(
             f"found {type(prompt).__name__} for prompt {row}, expected a string or a list of token ids"
         )
     return [int(item) for item in prompt]
+
+
+def _is_array(value) -> bool:
+    return hasattr(value, "tolist") and not isinstance(value, memoryview)
+
+
+def _is_sequence(value) -> bool:
+    # Bytes are a text's, or a file's: never ids, though each of them is a number.
+    return isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview)
 
 
 def _checked(row, token_ids, end_of_text_ids, vocabulary_size, context_length) -> list[int]:

@@ -109,6 +109,9 @@ class Session:
 
         Options that leave `end_of_text_ids` open get those of the export. No options at all means
         `default_options`. `prompt_logprobs` needs an engine; `speculate` does nothing without one.
+
+        Raises:
+            InputError: for what that function refuses; without an engine also for a call from `on_token`.
         """
         if self.engine is None:
             with self._alone():
@@ -133,8 +136,8 @@ class Session:
                 "without an engine a session does one thing at a time"
             )
         with self._lock:
-            self._thread = threading.get_ident()
             try:
+                self._thread = threading.get_ident()
                 yield
             finally:
                 self._thread = None
