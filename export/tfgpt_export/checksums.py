@@ -72,12 +72,17 @@ def compare_checksums(directory: Path) -> dict:
     }
 
 
+def read_report(directory: Path) -> dict:
+    """What verification.json says; nothing where it is missing or damaged, which the checksums tell."""
+    try:
+        return read_json(directory / REPORT)
+    except InputError:
+        return {}
+
+
 def _exported(directory: Path) -> set[str]:
     """The report, and the files that it says were there before it; exports of version 0.1.0 say none."""
-    try:
-        names = read_json(directory / REPORT).get("files")
-    except InputError:
-        names = None
+    names = read_report(directory).get("files")
     names = names if isinstance(names, list) else []
     return {REPORT, *(name for name in names if isinstance(name, str))}
 

@@ -20,7 +20,7 @@ from tfgpt.swapping import is_temporary
 from tfgpt.tokenizers.file_names import CONFIGURATION_FILE
 from tfgpt.tokenizers.loading import check_vocabulary, has_tokenizer, load_tokenizer
 from tfgpt_export.bundle import artifact_sizes, data_of
-from tfgpt_export.checksums import CHECKSUMS, REPORT, files_in, read_checksums, write_checksums
+from tfgpt_export.checksums import CHECKSUMS, REPORT, files_in, read_checksums, read_report, write_checksums
 from tfgpt_export.handover import write_handover
 from tfgpt_export.page import verification_html
 from tfgpt_export.recipe import Artifact
@@ -50,8 +50,9 @@ def _not_of_an_export(directory: Path) -> list[Path]:
 
     Anybody may have a list of checksums; an export's lists its own report.
     """
-    listed = read_checksums(directory) if _is_report(directory / REPORT) else {}
-    own = {directory / name for name in (*listed, CHECKSUMS)} if REPORT in listed else set()
+    listed = read_checksums(directory)
+    is_export = REPORT in listed and {"tfgpt", "artifacts"} <= read_report(directory).keys()
+    own = {directory / name for name in (*listed, CHECKSUMS)} if is_export else set()
     return [
         path
         for path in sorted(directory.rglob("*"))
@@ -59,14 +60,6 @@ def _not_of_an_export(directory: Path) -> list[Path]:
         and (path.is_symlink() or not path.is_dir())
         and not is_temporary(path.relative_to(directory).parts[0], directory)
     ]
-
-
-def _is_report(path: Path) -> bool:
-    """Whether it is the report of an export."""
-    try:
-        return path.is_file() and {"tfgpt", "artifacts"} <= read_json(path).keys()
-    except InputError:
-        return False
 
 
 def check_tokenizer(model_dir: Path, config: ModelConfig) -> None:

@@ -21,7 +21,7 @@ from tfgpt.serving.graph import load_graph
 from tfgpt.serving.runtime import RUNTIME_ERRORS
 from tfgpt_export import clients
 from tfgpt_export.bundle import GRAPHS, SAVED_MODEL, artifact_sizes, graphs_in, prompts_name
-from tfgpt_export.checksums import REPORT, compare_checksums
+from tfgpt_export.checksums import compare_checksums, read_report
 from tfgpt_export.comparison import (
     compare_generation,
     compare_numbers,
@@ -236,14 +236,6 @@ def _end_of_text(export_dir: Path) -> set[int]:
     return ends
 
 
-def _operators(report: Path) -> dict:
-    """Of the graphs, as they were counted when they were made."""
-    try:
-        return read_json(report).get("operators", {}) if report.is_file() else {}
-    except InputError:
-        return {}  # that it is damaged the checksums say
-
-
 def _report(export_dir: Path, model_dir, reference, entries: list[dict], skipped: list[str]) -> dict:
     config = read_json(export_dir / "config.json")
     failures = [failure for entry in entries for failure in entry["failures"]]
@@ -260,7 +252,7 @@ def _report(export_dir: Path, model_dir, reference, entries: list[dict], skipped
             "context_length": next((config[key] for key in CONTEXT_LENGTH_KEYS if key in config), None),
         },
         "sizes": artifact_sizes(export_dir),
-        "operators": _operators(export_dir / REPORT),
+        "operators": read_report(export_dir).get("operators", {}),
         "artifacts": entries,
         "skipped": skipped,
     }
