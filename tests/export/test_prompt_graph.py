@@ -192,6 +192,35 @@ def test_long_prompts_say_what_the_engine_says_and_do_not_see_each_other(exporte
         assert np.abs(scores - others).mean() < 0.02 and np.abs(scores - keras).mean() < 0.03
 
 
+def test_a_session_for_many_rows_takes_it_for_every_token(exported, monkeypatch):
+    from tfgpt.serving import session as session_module
+
+    random = np.random.default_rng(2)
+    prompts = [random.integers(0, VOCABULARY, length).tolist() for length in (3, 90, 40)]
+    options = GenerationOptions(max_new_tokens=8, prompt_logprobs=True, logprobs=True, end_of_text_ids=())
+    plain = Session.open(exported, "int8").generate(prompts, options)
+    exact = Session.open(exported, "fp32", many_rows=True).generate(prompts, options)
+    loaded, load = [], session_module.load_engine_graph
+    monkeypatch.setattr(
+        session_module,
+        "load_engine_graph",
+        lambda path, *rest: loaded.append(path.name) or load(path, *rest),
+    )
+    session = Session.open(exported, "int8", many_rows=True)
+    together = session.generate(prompts, options)
+    assert loaded == ["prompts_quantized.onnx"]
+    for prompt, found, blocks, wanted in zip(prompts, together, plain, exact, strict=True):
+        [alone] = session.generate(prompt, options)
+        assert found.token_ids == alone.token_ids
+        scores, by_blocks, by_keras, by_itself = (
+            np.array([*each.prompt_logprobs[1:], *each.logprobs]) for each in (found, blocks, wanted, alone)
+        )
+        np.testing.assert_allclose(scores, by_itself, rtol=0, atol=1e-3)
+        assert (scores != by_blocks).any()
+        count = len(prompt) - 1  # later tokens may be others
+        assert np.abs(scores - by_keras)[:count].mean() < 0.03
+
+
 def test_it_is_verified_and_verified_again(exported):
     report = json.loads((exported / "verification.json").read_text())
     [entry] = [each for each in report["artifacts"] if each["artifact"] == "int8_prompts"]

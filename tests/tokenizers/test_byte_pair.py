@@ -7,11 +7,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfgpt.errors import InputError
+from tfgpt.tokenizers.base import TokenBytes
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer, cut_long_runs
 from tfgpt.tokenizers.loading import load_tokenizer
 
@@ -257,3 +259,16 @@ def test_added_tokens_of_slow_tokenizers(tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 7}')
     with pytest.raises(InputError, match="expected id 4"):
         BytePairTokenizer.from_pretrained(tmp_path)
+
+
+def test_bytes_of_tokens_are_made_when_asked_for_and_once():
+    asked = []
+    table = TokenBytes(3, lambda token_id: asked.append(token_id) or (None if token_id == 1 else b"x"))
+    assert [table[np.int64(2)], table[2], table[1], table[1]] == [b"x", b"x", None, None]
+    assert asked == [2, 1]
+    assert list(table) == [b"x", None, b"x"] and len(table) == 3
+    for outside in (-1, 3):
+        with pytest.raises(IndexError):
+            table[outside]
+    with pytest.raises(TypeError):
+        table[2.0]

@@ -74,7 +74,7 @@ class PreparedCorpus:
         token_ids = shards.all_tokens()
         if shards.end_of_text_id is not None:
             token_ids = token_ids[token_ids != shards.end_of_text_id]
-        table, text = self.tokenizer.token_bytes, bytearray()
+        table, text = list(self.tokenizer.token_bytes), bytearray()
         for start in range(0, len(token_ids), _CHUNK_TOKENS):  # as Python's integers they take ten times more
             part = token_ids[start : start + _CHUNK_TOKENS].tolist()
             text += b"".join([table[token_id] for token_id in part])

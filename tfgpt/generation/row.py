@@ -97,7 +97,7 @@ class Row:
                 f"found NaN or infinite logits for prompt {self.index} at new token {position}, expected "
                 "finite ones; are the weights damaged, or too large for the precision?"
             )
-        token_id = self._sampler(logits, np.asarray(self.token_ids), self._seed, position)
+        token_id = self._sampler(logits, self.token_ids, self._seed, position)
         if self.options.logprobs or self.options.top_logprobs:
             scores = log_probabilities(logits)
             self._logprobs.append(float(scores[token_id]))

@@ -11,6 +11,7 @@ One row never sees another, and no filter keeps state.
 Not covered: typical and eta sampling, beams, n-gram blocking, logit bias.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +28,11 @@ class RepetitionPenalty:
 
     penalty: float
 
-    def __call__(self, logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
-        """logits float32 [vocabulary], token_ids int [seen] -> float32 [vocabulary], a new array."""
+    def __call__(self, logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
+        """logits float32 [vocabulary], token_ids ints [seen] -> float32 [vocabulary], a new array."""
         logits = logits.copy()
         # Assignment by index writes each token once, however often it was seen.
+        token_ids = np.asarray(token_ids, np.int64)
         seen = logits[token_ids]
         penalty = np.float32(self.penalty)
         logits[token_ids] = np.where(seen < 0, seen * penalty, seen / penalty)
@@ -43,7 +45,7 @@ class Temperature:
 
     temperature: float
 
-    def __call__(self, logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
         """logits float32 [vocabulary] -> float32 [vocabulary]; `token_ids` is not used."""
         return logits / np.float32(self.temperature)
 
@@ -54,7 +56,7 @@ class TopK:
 
     k: int
 
-    def __call__(self, logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
         """logits float32 [vocabulary] -> float32 [vocabulary]; `token_ids` is not used."""
         size = logits.shape[0]
         if self.k >= size:
@@ -72,7 +74,7 @@ class TopP:
 
     p: float
 
-    def __call__(self, logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
         """logits float32 [vocabulary] -> float32 [vocabulary]; `token_ids` is not used."""
         best_first = np.sort(logits[logits > -np.inf])[::-1]  # [candidates]
         mass = np.cumsum(np.exp(best_first - best_first[0]), dtype=np.float64)
@@ -92,7 +94,7 @@ class MinP:
 
     p: float
 
-    def __call__(self, logits: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
         """logits float32 [vocabulary] -> float32 [vocabulary]; `token_ids` is not used."""
         # Relative to the best token the softmax's denominator cancels.
         relative = np.exp(logits - logits.max())
@@ -124,12 +126,12 @@ class Sampler:
         self._filters = filters_of(options)
         self._greedy = options.temperature == 0
 
-    def __call__(self, logits: np.ndarray, token_ids: np.ndarray, seed: int, position: int) -> int:
+    def __call__(self, logits: np.ndarray, token_ids: Sequence[int], seed: int, position: int) -> int:
         """The next token id.
 
         Args:
             logits: float32 [vocabulary], left as it is.
-            token_ids: int [seen], the row's prompt and new tokens, without padding.
+            token_ids: ints [seen], the row's prompt and new tokens, without padding.
             seed: from 0 to 2**64 - 1.
             position: the number of new tokens that the row has already.
         """

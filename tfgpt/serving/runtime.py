@@ -1,6 +1,8 @@
 """onnxruntime as this package uses it: sessions for the CPU, and memory that is bound instead of copied."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,12 @@ def open_session(
             f"found a graph that onnxruntime cannot load in {path} ({one_line(error)}), expected ONNX; "
             "export it again"
         ) from error
+
+
+def give_back_memory() -> None:
+    """What loading has freed goes back to the system: the C library of most Linux systems would keep it."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def operator_has_input(operator: str, name: str) -> bool:

@@ -2,8 +2,9 @@
 
 import codecs
 import json
+import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType
 
 import tokenizers
@@ -25,13 +26,39 @@ from tfgpt.tokenizers.settings import (
 from tfgpt.tokenizers.vocabulary_files import read_backend
 
 
+class TokenBytes(Sequence):
+    """The bytes that each id adds to a text, or None where the vocabulary leaves an id unused.
+
+    They are made as they are asked for: one text needs few, and all of GPT-2's take a tenth of a second. Ids
+    do not count from the end. `list(...)` of it is the faster table where most of them are needed.
+    """
+
+    def __init__(self, size: int, bytes_of: Callable[[int], bytes | None]):
+        self._size = size
+        self._bytes_of = bytes_of
+        self._known: dict[int, bytes | None] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, token_id: int) -> bytes | None:
+        token_id = operator.index(token_id)
+        try:
+            return self._known[token_id]
+        except KeyError:
+            if not 0 <= token_id < self._size:
+                raise IndexError(token_id) from None
+        found = self._known[token_id] = self._bytes_of(token_id)
+        return found
+
+
 class StreamDecoder:
     """Turns token ids into text as they come, holding back bytes until they form whole characters.
 
     The concatenation of every `push` and the final `flush` equals `decode` of all the ids.
     """
 
-    def __init__(self, token_bytes: Sequence[bytes | None]):
+    def __init__(self, token_bytes: TokenBytes):
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -47,10 +74,11 @@ class StreamDecoder:
 class Tokenizer:
     """The interface of every tokenizer in tfgpt, over one `tokenizers.Tokenizer`.
 
-    Subclasses say which backends they `fit`, make the table `token_bytes`, and, where decoding is more than
-    joining bytes, give `_text_of` and `stream_decoder`. Attributes:
+    Subclasses say which backends they `fit`, give `_bytes_of` a token and, where decoding is more than
+    joining bytes, `_text_of` and `stream_decoder`. Attributes:
         end_of_text_id: id of the token that ends a document, or None where the vocabulary has none.
         vocabulary_size: the largest id plus one, added tokens included.
+        token_bytes: the bytes that each token id adds to a text.
         settings: roles of special tokens and chat templates, as read from the directory.
     """
 
@@ -68,7 +96,7 @@ class Tokenizer:
         self.settings = settings or TokenizerSettings()
         self._plain_backend = None
         self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self._token_bytes_cache = None
+        self.token_bytes = TokenBytes(self.vocabulary_size, self._bytes_of)
         self._fingerprint_cache = None
 
     @classmethod
@@ -124,15 +152,9 @@ class Tokenizer:
             self._plain_backend = plain
         return self._plain_backend
 
-    def _make_token_bytes(self) -> list[bytes | None]:
+    def _bytes_of(self, token_id: int) -> bytes | None:
+        """What `token_bytes` has for an id from 0 to `vocabulary_size` - 1."""
         raise NotImplementedError
-
-    @property
-    def token_bytes(self) -> list[bytes | None]:
-        """The bytes that each token id adds to a text; None at an id that the vocabulary leaves unused."""
-        if self._token_bytes_cache is None:
-            self._token_bytes_cache = self._make_token_bytes()
-        return self._token_bytes_cache
 
     @property
     def encodes_lines_apart(self) -> bool:
@@ -258,15 +280,12 @@ def check_encodable(texts: Iterable[str]) -> None:
             ) from error
 
 
-def join_token_bytes(token_bytes: Sequence[bytes | None], token_ids: Sequence[int]) -> bytes:
+def join_token_bytes(token_bytes: TokenBytes, token_ids: Sequence[int]) -> bytes:
     """The bytes of `token_ids` joined; InputError for an id that is not in the vocabulary."""
     try:
-        # A negative id would count from the end of the table.
-        if min(token_ids, default=0) >= 0:
-            return b"".join([token_bytes[token_id] for token_id in token_ids])
+        return b"".join([token_bytes[token_id] for token_id in token_ids])
     except (IndexError, TypeError):
-        pass
-    raise unknown_token_id(token_bytes, token_ids)
+        raise unknown_token_id(token_bytes, token_ids) from None
 
 
 def unknown_token_id(table: Sequence, token_ids: Sequence[int]) -> InputError:

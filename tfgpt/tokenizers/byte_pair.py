@@ -46,10 +46,13 @@ class BytePairTokenizer(Tokenizer):
                 "expected one that ends documents; name it as eos_token in tokenizer_config.json"
             )
         super().__init__(backend, end_of_text_id, settings)
-        vocabulary = backend.get_vocab(with_added_tokens=False)
+        model = backend.model
         self.missing_bytes = bytes(
-            byte for byte, character in enumerate(byte_characters()) if character not in vocabulary
+            byte for character, byte in _BYTE_OF.items() if model.token_to_id(character) is None
         )
+        # Added tokens are matched in the text as it is.
+        added = backend.get_added_tokens_decoder()
+        self._added = {token_id: token.content.encode() for token_id, token in added.items()}
 
     @property
     def tokenizer_class(self) -> str:
@@ -134,16 +137,16 @@ class BytePairTokenizer(Tokenizer):
                     f"{len(self.missing_bytes)} of 256; use a complete byte-level vocabulary"
                 )
 
-    def _make_token_bytes(self) -> list[bytes | None]:
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        table: list[bytes | None] = [None] * self.vocabulary_size
-        for token, token_id in self.backend.get_vocab(with_added_tokens=False).items():
-            table[token_id] = (
-                bytes(byte_of[c] for c in token) if all(c in byte_of for c in token) else token.encode()
-            )
-        for token_id, token in self.backend.get_added_tokens_decoder().items():
-            table[token_id] = token.content.encode()  # added tokens are matched in the text as it is
-        return table
+    def _bytes_of(self, token_id: int) -> bytes | None:
+        if token_id in self._added:
+            return self._added[token_id]
+        token = self.backend.id_to_token(token_id)
+        if token is None:
+            return None
+        try:
+            return bytes([_BYTE_OF[character] for character in token])
+        except KeyError:
+            return token.encode()
 
 
 def cut_long_runs(text: str) -> Iterator[str]:
@@ -171,3 +174,6 @@ def byte_characters() -> list[str]:
             characters.append(chr(shifted))
             shifted += 1
     return characters
+
+
+_BYTE_OF = {character: byte for byte, character in enumerate(byte_characters())}

@@ -71,8 +71,6 @@ class CharacterTokenizer(Tokenizer):
         """`encode` of each text."""
         return [self.encode(text) for text in texts]
 
-    def _make_token_bytes(self) -> list[bytes | None]:
-        table: list[bytes | None] = [None] * self.vocabulary_size
-        for character, token_id in self._ids.items():
-            table[token_id] = character.encode()
-        return table
+    def _bytes_of(self, token_id: int) -> bytes | None:
+        character = self.backend.id_to_token(token_id)
+        return None if character is None else character.encode()

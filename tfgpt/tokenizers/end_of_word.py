@@ -76,10 +76,10 @@ class EndOfWordTokenizer(Tokenizer):
         """What each token stands for at the end of a text, where no space follows a word."""
         return [None if token is None else token.replace(self._suffix, "").encode() for token in self._tokens]
 
-    def _make_token_bytes(self) -> list[bytes | None]:
+    def _bytes_of(self, token_id: int) -> bytes | None:
         """A token that ends a word stands for a space, too, which `decode` leaves out at a text's end."""
-        suffix = self._suffix
-        return [None if token is None else token.replace(suffix, " ").encode() for token in self._tokens]
+        token = self._tokens[token_id]
+        return None if token is None else token.replace(self._suffix, " ").encode()
 
 
 class WordStreamDecoder:

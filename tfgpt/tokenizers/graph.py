@@ -96,7 +96,7 @@ class GraphTokenizer(tf.Module):
             expected = "a BytePairTokenizer, EndOfWordTokenizer or CharacterTokenizer"
             raise refusal(f"the class {type(tokenizer).__name__}", expected)
         last_bytes = tokenizer.last_token_bytes if isinstance(tokenizer, EndOfWordTokenizer) else None
-        return cls(encoder, tokenizer.token_bytes, last_bytes)
+        return cls(encoder, list(tokenizer.token_bytes), last_bytes)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, allow_special: bool = True) -> "GraphTokenizer":
