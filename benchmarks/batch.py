@@ -6,10 +6,10 @@ fp32, int8 at least 2.2 times its int8 (prompts of 64 tokens); the other cases a
 Command:  python benchmarks/peers.py make ctranslate2
           python benchmarks/batch.py [--output benchmarks/results/NAME.json]
 Setting:  one directory of random weights (random_gpt2.py) for every side, 2 threads, greedy, 8 and 32 prompts
-          of 64 and 512 tokens; tfgpt's sessions are opened for many rows. Steady state: the tokens by the time
-          from the moment at which the last row has its first token to the moment at which the first row ends,
-          so that all rows decode and prefill does not count. Each row gets 24 new tokens and one more for each
-          row, since a side may begin to decode some rows while it still reads the prompts of others.
+          of 64 and 512 tokens; tfgpt's sessions are opened for many rows. Steady state: the tokens by the
+          time from the moment at which the last row has its first token to the moment at which the first row
+          ends, so that all rows decode and prefill does not count. Each row gets 24 new tokens and one more
+          for each row, since a side may begin to decode some rows while it still reads the prompts of others.
 Hardware: any CPU; about 3 GB of disk for the converted models (--folder keeps them for the next run), 4 GB of
           memory.
 Time:     about 10 minutes on 2 cores, most of it prompts of 32 x 512 tokens; --cases 8x64 takes two.
@@ -35,9 +35,7 @@ def prepare_tfgpt(folder: Path, precision: str):
     from tfgpt.generation.options import GenerationOptions
     from tfgpt.serving import Session
 
-    session = Session.open(
-        folder / "tfgpt", precision=precision, num_threads=measure.THREADS, many_rows=True
-    )
+    session = Session.open(folder / "tfgpt", precision=precision, num_threads=measure.THREADS, many_rows=True)
 
     def generate(prompts, new_tokens, clock):
         options = GenerationOptions(max_new_tokens=new_tokens, end_of_text_ids=())

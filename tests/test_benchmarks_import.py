@@ -22,6 +22,7 @@ SCRIPTS = (
     "gpu_training",
     "graph_tokenizer",
     "learning",
+    "limits",
     "load_memory",
     "load_speed",
     "mixed",
