@@ -3,8 +3,8 @@
 Goal 5 of the project's numbers: `tfgpt --help` under 0.3 s; the first token of `tfgpt generate EXPORT_DIR`
 for the quickstart's model under 1.5 s. For GPT-2 124m in int4 (--export-dir of `decode.py --folder`): the
 first token within 1.0 s, and resident memory at most 1.3 times the precision's files. That is told of a
-session that has made a token, and of the command's peak, beside what the imports alone take: where those and
-the files once are more than 1.3 times the files, no program over onnxruntime in Python can reach it.
+session that has made a token, and of the command's peak. The bound is what the imports alone take, and the
+files once: a program that imports the same and has its weights in memory takes no less.
 
 Command:  tfgpt quickstart --output runs/quickstart          # makes the export directory
           python benchmarks/startup.py [--export-dir EXPORT_DIR] [--output benchmarks/results/NAME.json]
@@ -17,10 +17,12 @@ Hardware: any CPU, Linux for the memory of a session. Time: about a minute on 2 
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import measure
@@ -31,6 +33,7 @@ FIRST_TOKEN = "tfgpt generate, 1 token"
 HELP = "tfgpt --help"
 IMPORTS = "import numpy, onnxruntime, tokenizers"
 SERVING = "python, what serving imports"
+ONE_SESSION = "python, a session, 1 token"
 # Ends with the resident bytes of a session that has made a token.
 SESSION = f"""
 import sys
@@ -73,6 +76,17 @@ def _cost(command: list[str]) -> dict:
     return {"value": cost.wall_seconds, "peak_bytes": cost.peak_bytes}
 
 
+def _session_cost(export_dir: Path, precision: str) -> dict:
+    """A process with a session that makes a token, and what is resident then."""
+    start = time.perf_counter()
+    environment = {**os.environ, **measure.CHILD_ENVIRONMENT}
+    command = [sys.executable, "-c", SESSION, str(export_dir), precision]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise SystemExit(f"a session ended with code {done.returncode}:\n{done.stderr[-3000:]}")
+    return {"value": time.perf_counter() - start, "resident_bytes": int(done.stdout)}
+
+
 def _memory_targets(answers: dict, export_dir: Path, precision: str) -> list[measure.Target]:
     """Resident memory of a session, and the peak of the command, by the bytes of the graph and its data."""
     from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
@@ -80,25 +94,19 @@ def _memory_targets(answers: dict, export_dir: Path, precision: str) -> list[mea
     graph = export_dir / "onnx" / ENGINE_OF_PRECISION[precision]
     data = graph.with_name(graph.name.replace("engine", "model", 1) + "_data")
     size = sum(path.stat().st_size for path in (graph, data) if path.is_file())
-    imports, peak = (
-        statistics.median(answer["peak_bytes"] for answer in answers[name]) for name in (SERVING, FIRST_TOKEN)
-    )
-    found = {
-        "a session after one token": _resident_bytes(export_dir, precision),
-        f"{FIRST_TOKEN}, peak": peak,
-        "the imports, and the files once": imports + size,
-    }
+
+    def median(side: str, key: str) -> float:
+        return statistics.median(answer[key] for answer in answers[side])
+
+    found = {"the command's peak": median(FIRST_TOKEN, "peak_bytes")}
+    if ONE_SESSION in answers:
+        found["a session after one token"] = median(ONE_SESSION, "resident_bytes")
+    found["bound, the imports and the files once"] = median(SERVING, "peak_bytes") + size
     files = f"files {size / 1e6:.0f} MB"
     return [
         measure.Target(f"memory: {name}, {each / 1e6:.0f} MB / {files}", each / size, 1.3, at_least=False)
         for name, each in found.items()
     ]
-
-
-def _resident_bytes(export_dir: Path, precision: str) -> int:
-    command = [sys.executable, "-c", SESSION, str(export_dir), precision]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,6 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     commands = commands_of(options.export_dir, options.precision)
     measurements = {name: lambda command=command: _cost(command) for name, command in commands.items()}
+    precision = options.precision or "fp32"
+    if options.export_dir and sys.platform == "linux":  # elsewhere nobody tells what is resident
+        measurements[ONE_SESSION] = lambda: _session_cost(options.export_dir, precision)
     measure.interleave(measurements, repetitions=1)
     answers = measure.interleave(measurements, options.repetitions)
     rows = measure.values(answers)
@@ -120,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         median = measure.summary(rows[FIRST_TOKEN])["median"]
         limit = 1.0 if options.precision == "int4" else 1.5
         targets.append(measure.Target(f"{FIRST_TOKEN}, cold process", median, limit, at_least=False))
-        targets += _memory_targets(answers, options.export_dir, options.precision or "fp32")
+        targets += _memory_targets(answers, options.export_dir, precision)
     facts = {"versions": measure.versions(PACKAGES), "disturbance": measure.disturbance(answers)}
     measure.report("startup", "s", rows, targets, options.output, **facts)
     return 0

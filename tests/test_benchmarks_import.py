@@ -326,3 +326,25 @@ def test_export_rows_subtract_the_import_of_the_same_round(benchmark):
     assert rows["tfgpt: CPU s beyond import"] == [3.0, 5.0, 4.0]
     assert statistics.median(rows["tfgpt: peak GB"]) == 0.5
     assert rows["stock: CPU s beyond import"] == [282.0]
+
+
+def test_limits_counts_products_and_attention_of_the_last_runs(benchmark):
+    limits = benchmark("limits")
+
+    def event(name, start, duration, operator=None):
+        return {"name": name, "ts": start, "dur": duration, "args": {"op_name": operator}}
+
+    events = [
+        event("session_initialization", 0, 5),
+        event("a_kernel_time", 11, 1000, "MatMul"),
+        event("model_run", 10, 1020),
+        event("model_run", 2000, 100),
+        event("a_kernel_time", 2001, 30, "MatMul"),
+        event("b_kernel_time", 2040, 20, "GroupQueryAttention"),
+        event("c_kernel_time", 2070, 10, "Add"),
+        event("b_fence_before", 2039, 7, "GroupQueryAttention"),
+        event("model_run", 3000, 100),
+        event("a_kernel_time", 3001, 50, "MatMulNBits"),
+    ]
+    assert limits.counted_seconds(events, 2) == pytest.approx(100e-6)
+    assert limits.counted_seconds(events, 3) == pytest.approx(1100e-6)

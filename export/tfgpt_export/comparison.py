@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tfgpt.serving import Session
+from tfgpt.serving.export_directory import prompts_of
 from tfgpt_export.bundle import prompts_name
 from tfgpt_export.gates import Gates, broken_limits
 from tfgpt_export.greedy import Run, compare_greedy, greedy_tokens
-from tfgpt_export.runners import PromptRunner
+from tfgpt_export.runners import EngineRunner, PromptRunner
 
 ENGINE = "tfgpt's engine"
 
@@ -47,9 +48,12 @@ def compare_predictions(name: str, reference, runner, gates: Gates) -> dict:
     }
 
 
-def compare_prompts(precision: str, export_dir: Path, reference, gates: Gates) -> dict:
-    """What the engine predicts on text that it reads as long prompts."""
-    return compare_predictions(prompts_name(precision), reference, PromptRunner(export_dir, precision), gates)
+def compare_prompts(precision: str, export_dir: Path, reference, gates: Gates) -> Iterator[dict]:
+    """The graph for long prompts: what is predicted behind them, and greedy tokens of rows by it alone."""
+    name = prompts_name(precision)
+    yield compare_predictions(name, reference, PromptRunner(export_dir, precision), gates)
+    runner = EngineRunner(prompts_of(export_dir, precision), reference.context_length)
+    yield compare_generation(name, reference, runner.generate, gates, ENGINE)
 
 
 def compare_generation(name: str, reference, run: Run, gates: Gates, client: str | None = None) -> dict:

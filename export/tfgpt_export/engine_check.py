@@ -1,23 +1,26 @@
 """The engine's graphs against Keras: probabilities of prompts that run side by side."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
+from tfgpt.generation.loop import Generation
 from tfgpt.generation.options import GenerationOptions
-from tfgpt.generation.row import make_rows
-from tfgpt.serving.export_directory import prompts_of
+from tfgpt.serving.export_directory import ENGINE_OF_PRECISION, prompts_of
 from tfgpt_export.bundle import prompts_name
 from tfgpt_export.comparison import ENGINE, compare_prompts
 from tfgpt_export.gates import Gates, VerificationError
 from tfgpt_export.recipe import Artifact
 from tfgpt_export.report import LEFT_OUT
+from tfgpt_export.runners import EngineRunner
 from tfgpt_export.tolerances import LOSSLESS, PROMPTS_FACTOR, PROMPTS_MORE
 from tfgpt_export.verify import Verifier
 
 
 def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
-    """The engine says what Keras says: in float32 number by number, and of long prompts what they predict.
+    """The engine says what Keras says: in float32 number by number, and in its graph for long prompts what
+    they predict and which tokens follow.
 
     A graph for long prompts that misses its gates is taken out of the export: it is there for speed alone,
     and a model may have activations that 8 bits a row cannot hold.
@@ -30,16 +33,13 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
         path = prompts_of(artifact.output, precision)
         if path is not None:
             gates = _prompt_gates(precision, verifier, artifact)
-            entry = compare_prompts(precision, artifact.output, verifier.reference, gates)
-            if entry["failures"]:
+            entries = list(compare_prompts(precision, artifact.output, verifier.reference, gates))
+            failures = [failure for entry in entries for failure in entry["failures"]]
+            if failures:
                 path.unlink()
-                entry = {
-                    "artifact": entry["artifact"],
-                    "kind": LEFT_OUT,
-                    "failures": [],
-                    "reason": entry["failures"][0],
-                }
-            yield entry
+                reason = {"kind": LEFT_OUT, "failures": [], "reason": failures[0]}
+                entries = [{"artifact": prompts_name(precision), **reason}]
+            yield from entries
 
 
 def _prompt_gates(precision: str, verifier: Verifier, artifact: Artifact) -> Gates:
@@ -52,7 +52,8 @@ def _prompt_gates(precision: str, verifier: Verifier, artifact: Artifact) -> Gat
         for entry in artifact.verification
         if entry["artifact"] == precision and entry["kind"] == "predictions"
     )
-    return Gates(predictions={"kl_divergence": PROMPTS_FACTOR * common + PROMPTS_MORE})
+    limits = {"kl_divergence": PROMPTS_FACTOR * common + PROMPTS_MORE}
+    return dataclasses.replace(gates, predictions=limits)
 
 
 def _check_float32(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
@@ -65,26 +66,16 @@ def _check_float32(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
     """
     if "fp32" not in artifact.files:
         return
-    from tfgpt.serving.engine import Engine
-    from tfgpt.serving.engine_graph import load_engine_graph
-    from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
-
     config = artifact.config
     path = artifact.files["fp32"].with_name(ENGINE_OF_PRECISION["fp32"])
-    engine = Engine(load_engine_graph(path), config.context_length)
+    runner = EngineRunner(path, config.context_length)
     lengths = [min(length, config.context_length - 1) for length in (1, 24, 3, 11)]
     prompts = [
         np.random.default_rng(3).integers(0, config.vocabulary_size, length).tolist() for length in lengths
     ]
     options = GenerationOptions(max_new_tokens=1, prompt_logprobs=True, end_of_text_ids=())
-    rows = make_rows(prompts, options, None, config.vocabulary_size, config.context_length)
-    requests = [engine.submit(row) for row in rows]
-    while not engine.idle:
-        engine.step()
-    for request in requests:
-        if request.failure is not None:
-            raise request.failure
-    worst = float(max(_difference(verifier.reference.model, row) for row in rows))
+    found = runner.generate(prompts, options)
+    worst = float(max(_difference(verifier.reference.model, each) for each in found))
     yield {
         "artifact": "fp32",
         "kind": "engine",
@@ -95,19 +86,18 @@ def _check_float32(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
     }
 
 
-def _difference(model, row) -> float:
-    found = row.generation()
-    scores = found.prompt_logprobs[1:]
-    logits = np.asarray(model(np.array([row.prompt]), training=False))[0].astype(np.float64)
+def _difference(model, found: Generation) -> float:
+    prompt, scores = found.prompt_ids, found.prompt_logprobs[1:]
+    logits = np.asarray(model(np.array([prompt]), training=False))[0].astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     expected = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     size = max(1.0, float(np.abs(logits).max()))
     worst = 0.0
     for place, score in enumerate(scores):
-        difference = abs(score - expected[place, row.prompt[place + 1]]) / size
+        difference = abs(score - expected[place, prompt[place + 1]]) / size
         if not difference <= LOSSLESS:
             raise VerificationError(
-                f"engine fp32: the probability of token {place + 1} of a prompt of {len(row.prompt)} differs "
+                f"engine fp32: the probability of token {place + 1} of a prompt of {len(prompt)} differs "
                 f"from Keras by {difference:.3g} where {LOSSLESS:g} is allowed"
             )
         worst = max(worst, difference)

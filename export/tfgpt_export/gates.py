@@ -1,5 +1,6 @@
 """Which gates an artifact has to pass, from the numbers in `tolerances.py`."""
 
+import math
 from dataclasses import dataclass, field
 
 from tfgpt_export import tolerances
@@ -52,7 +53,8 @@ def gates_again(name: str, measured: dict[str, float]) -> Gates:
         measure: tolerances.AGAIN_FACTOR * abs(value) + tolerances.AGAIN_MORE
         for measure, value in measured.items()
     }
-    return Gates(tolerance, {measure: limits[measure] for measure in JUDGED}, limits["greedy"] + 0.01)
+    greedy = NOT_JUDGED if math.isnan(limits["greedy"]) else limits["greedy"] + 0.01
+    return Gates(tolerance, {measure: limits[measure] for measure in JUDGED}, greedy)
 
 
 def broken_limits(name: str, agreement, limits: dict[str, float]) -> list[str]:

@@ -168,7 +168,7 @@ def _onnx_entries(name: str, export_dir: Path, reference, progress) -> Iterator[
 
 def _prompt_entries(name: str, export_dir: Path, reference, progress) -> Iterator[dict]:
     progress(f"{name}: long prompts")
-    yield compare_prompts(name, export_dir, reference, _gates(prompts_name(name), reference))
+    yield from compare_prompts(name, export_dir, reference, _gates(prompts_name(name), reference))
 
 
 def _gates(name: str, reference) -> Gates:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tfgpt.generation.loop import Generation
+from tfgpt.generation.options import GenerationOptions
+from tfgpt.generation.row import make_rows
+from tfgpt.serving.engine import Engine
 from tfgpt.serving.engine_graph import EngineCache, Feed, load_engine_graph
 from tfgpt.serving.export_directory import engine_of, prompts_of
 from tfgpt.serving.graph import load_graph
@@ -93,6 +97,26 @@ class PromptRunner:
                 pieces.append(logits.astype(np.float32).reshape(num_rows, count, -1))
             start = end
         return np.concatenate(pieces, axis=1)
+
+
+class EngineRunner:
+    """One of the engine's graphs, for every token of rows that run side by side."""
+
+    def __init__(self, path: Path, context_length: int):
+        """Raises InputError when onnxruntime cannot load it."""
+        self._engine = Engine(load_engine_graph(path), context_length)
+
+    def generate(self, prompts: list[list[int]], options: GenerationOptions) -> list[Generation]:
+        """What `Session.generate` returns."""
+        engine = self._engine
+        rows = make_rows(prompts, options, None, engine.vocabulary_size, engine.context_length)
+        requests = [engine.submit(row) for row in rows]
+        while not engine.idle:
+            engine.step()
+        for request in requests:
+            if request.failure is not None:
+                raise request.failure
+        return [row.generation() for row in rows]
 
 
 class SavedModelRunner:

@@ -20,8 +20,8 @@ QUANTIZED = {
     "int4": {"perplexity_change": 0.03, "kl_divergence": 0.05},
 }
 
-# The engine's graph for long prompts has the same weights and rounds activations once a row. Its greedy
-# tokens are those of the other graph from the second on.
+# The engine's graph for long prompts, and for every token where many rows are served, has the same weights
+# and rounds activations once a row.
 QUANTIZED["int8_prompts"] = QUANTIZED["int8"]
 # Without text of its own to be judged on it may diverge so many times as far as the common file, and so much
 # more: activations that 8 bits a row cannot hold make it three times and above.
@@ -37,7 +37,7 @@ WEIGHT_CHANGE = {"int8": 0.05, "int4": 0.35}
 # share of its decided greedy tokens that an artifact may choose otherwise, on prompts out of text that was
 # given: rounding moves logits by some hundredths (fp16, int8) or tenths (int4).
 DECIDED_MARGIN = 0.1
-GREEDY = {"fp16": 0.005, "int8": 0.02, "int4": 0.15}
+GREEDY = {"fp16": 0.005, "int8": 0.02, "int8_prompts": 0.02, "int4": 0.15}
 
 # A file that was verified must be as far from Keras on another machine as it was on the first: its kernels
 # may add in another order or round activations elsewhere, which changes these averages by some percent.

@@ -94,18 +94,19 @@ class Verifier:
     def write_reference(self, artifact: Artifact) -> None:
         """Leaves Keras's answers in the export, and how far from them each file is, for later checks."""
         recorded = self.reference.recorded()
-        shares = {
-            entry["artifact"]: entry["decided_disagreement"]
-            for entry in artifact.verification
-            if entry["kind"] == "generation" and "client" not in entry
-        }
+        # The first of an artifact: the common file's before the engine's.
+        shares: dict[str, float] = {}
+        for entry in artifact.verification:
+            if entry["kind"] == "generation":
+                shares.setdefault(entry["artifact"], entry["decided_disagreement"])
         for name, path in artifact.files.items():
             if not is_lossless(name):
                 found = _measured(recorded, OnnxRunner.open(path))
                 recorded.measured[name] = found | {"greedy": shares[name]}
             if prompts_of(artifact.output, name):
                 runner = PromptRunner(artifact.output, name)
-                recorded.measured[prompts_name(name)] = _measured(recorded, runner)
+                found = _measured(recorded, runner)
+                recorded.measured[prompts_name(name)] = found | {"greedy": shares[prompts_name(name)]}
         write_reference(recorded, artifact.output / REFERENCE_FILE)
 
     def gates(self, name: str) -> Gates:

@@ -84,7 +84,9 @@ def test_filters_run_in_the_documented_order():
 def test_greedy_takes_the_largest_and_the_first_of_equals():
     assert Sampler(GenerationOptions())(row(1, 7, 7, 2), NO_TOKENS, 0, 0) == 1
     penalised = Sampler(GenerationOptions(repetition_penalty=2.0))
-    assert penalised(row(5, 7, 6, 2), np.array([1]), 0, 0) == 2
+    for seen in (np.array([1]), [1, 1], (1,)):
+        assert penalised(row(5, 7, 6, 2), seen, 0, 0) == 2
+    assert penalised(row(5, 7, 6, 2), [], 0, 0) == 1
 
 
 def test_draw_walks_the_cumulated_probabilities_in_id_order():

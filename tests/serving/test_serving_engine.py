@@ -338,6 +338,18 @@ def test_rows_that_decode_go_on_beside_long_prompts(with_prompts, tiny):
     assert requests[1].row.generation().token_ids == tiny.greedy(PROMPTS[2], 12)
 
 
+def test_what_loading_freed_is_given_back(directory, monkeypatch):
+    monkeypatch.setattr(engine_module, "LONG_PROMPT", LONG)
+    monkeypatch.setitem(export_directory.PROMPTS_OF_PRECISION, "fp32", "engine.onnx")
+    given, give = [], session_module.give_back_memory
+    monkeypatch.setattr(session_module, "give_back_memory", lambda: given.append(give()))
+    session = Session.open(directory)
+    session.generate([1, 2], GREEDY)
+    assert len(given) == 1
+    session.generate(PROMPTS[2], GREEDY)  # its graph is loaded now
+    assert len(given) == 2
+
+
 def test_a_damaged_or_foreign_graph_for_prompts(directory, tiny, tiny_gpt, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "LONG_PROMPT", LONG)
     monkeypatch.setitem(export_directory.PROMPTS_OF_PRECISION, "fp32", "prompts.onnx")

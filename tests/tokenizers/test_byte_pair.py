@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from tfgpt.errors import InputError
 from tfgpt.tokenizers.base import TokenBytes
 from tfgpt.tokenizers.byte_pair import BytePairTokenizer, cut_long_runs
 from tfgpt.tokenizers.loading import load_tokenizer
+from tfgpt.tokenizers.vocabulary_files import byte_level_backend
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 DATA = Path(os.environ.get("TFGPT_DATA") or Path(__file__).resolve().parents[3] / "shared/data")
@@ -243,6 +245,10 @@ def test_bad_calls(trained, tmp_path):
     for wrong in (300, -1):
         with pytest.raises(InputError, match=f"found token id {wrong}, expected"):
             trained.decode([1, wrong])
+    for _ in range(2):  # the second time with the bytes of 1 known
+        with pytest.raises(InputError, match=r"found 1\.0 among token ids, expected integers"):
+            trained.decode([1, 1.0])
+        trained.decode([np.int64(1)])
     with pytest.raises(InputError, match="expected at least 257"):
         BytePairTokenizer.train(TEXTS, vocabulary_size=256)
     write_vocabulary(tmp_path, json.dumps(SMALL))
@@ -259,6 +265,20 @@ def test_added_tokens_of_slow_tokenizers(tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 7}')
     with pytest.raises(InputError, match="expected id 4"):
         BytePairTokenizer.from_pretrained(tmp_path)
+
+
+def test_bytes_of_odd_tokens():
+    """A hole in the ids, a token of characters that stand for no byte, added tokens inside and outside."""
+    vocabulary = {**SMALL, "\u0120b": 4, "\u65e5": 5, "\xe9": 7}
+    odd = BytePairTokenizer(byte_level_backend(vocabulary, [("a", "b")]))
+    odd.backend.add_tokens([tokenizers.AddedToken("\xe9", normalized=False)])
+    every = [b"a", b"b", b"ab", b"<|endoftext|>", b" b", "\u65e5".encode(), None, "\xe9".encode()]
+    assert list(odd.token_bytes) == every
+    assert odd.decode([0, 4, 7, 5]) == "a b\xe9\u65e5"
+    with pytest.raises(InputError, match=r"found token id 6, expected an id of the vocabulary \(0 to 7\)"):
+        odd.decode([0, 6])
+    stream = odd.stream_decoder()
+    assert [stream.push(token_id) for token_id in (4, 7)] == [" b", "\xe9"]
 
 
 def test_bytes_of_tokens_are_made_when_asked_for_and_once():

@@ -84,10 +84,11 @@ class Session:
             prompt_graph: read long prompts by a graph of their own where the engine has one (int8): twice as
                 fast, for another copy of the weights in memory from the first long prompt on. Activations
                 are rounded to 8 bits row by row there, not by blocks. False reads all by one graph.
-            many_rows: for whoever serves many requests at once: that graph for every token, where there is
-                one, and no other. Eight rows are 1.1 to 1.3 times as fast, 32 more so, one alone is slower
-                (0.9); the weights are in memory once. A row's tokens still depend on itself alone, but may
-                differ from those of a session without it, as those of two precisions may.
+            many_rows: for whoever serves many requests at once: the engine's graph for long prompts, where
+                there is one (int8), takes every token, whatever `prompt_graph` says, and no other is loaded.
+                Eight rows are 1.1 to 1.3 times as fast, 32 more so, one alone is slower (0.9); the weights
+                are in memory once. A row's tokens still depend on itself alone, but may differ from those of
+                a session without it, as those of two precisions may.
 
         Raises:
             InputError: a missing directory, file, key or precision, a damaged graph, or parts of different
@@ -106,9 +107,7 @@ class Session:
         _check_vocabularies(export, graph, tokenizer)
         load_prompts = None
         if two_graphs:
-            load_prompts = functools.partial(
-                load_engine_graph, export.prompts_path, num_threads, in_turns=True
-            )
+            load_prompts = functools.partial(_load_prompts, export.prompts_path, num_threads)
         return cls(export, graph, tokenizer, load_prompts)
 
     def generate(
@@ -187,6 +186,12 @@ def _load(
         if engine_runs_here():
             raise
         return load_graph(export.model_path, num_threads)
+
+
+def _load_prompts(path: Path, num_threads: int | None) -> EngineGraph:
+    graph = load_engine_graph(path, num_threads, in_turns=True)
+    give_back_memory()
+    return graph
 
 
 def _tell(requests: list[Request], on_token: OnToken | None) -> None:

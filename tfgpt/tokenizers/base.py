@@ -1,6 +1,7 @@
 """What every tokenizer shares: decoding through bytes, streaming, fingerprint, saving. No TF."""
 
 import codecs
+import functools
 import json
 import operator
 import os
@@ -51,6 +52,21 @@ class TokenBytes(Sequence):
         found = self._known[token_id] = self._bytes_of(token_id)
         return found
 
+    def join(self, token_ids: Sequence[int]) -> bytes:
+        """The bytes of `token_ids` together; InputError for what is no id of the vocabulary."""
+        try:
+            token_ids = list(map(operator.index, token_ids))
+        except TypeError:
+            wrong = next(each for each in token_ids if not hasattr(each, "__index__"))
+            raise InputError(f"found {wrong!r} among token ids, expected integers") from None
+        known = self._known
+        try:
+            for token_id in set(token_ids).difference(known):
+                self[token_id]
+            return b"".join([known[token_id] for token_id in token_ids])
+        except (IndexError, TypeError):  # TypeError: an unused id has None
+            raise unknown_token_id(self, token_ids) from None
+
 
 class StreamDecoder:
     """Turns token ids into text as they come, holding back bytes until they form whole characters.
@@ -64,7 +80,7 @@ class StreamDecoder:
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes; empty while a character is still missing bytes."""
-        return self._decoder.decode(join_token_bytes(self._token_bytes, [token_id]))
+        return self._decoder.decode(self._token_bytes.join([token_id]))
 
     def flush(self) -> str:
         """What is left at the end of the stream: U+FFFD for an unfinished character, else nothing."""
@@ -74,11 +90,10 @@ class StreamDecoder:
 class Tokenizer:
     """The interface of every tokenizer in tfgpt, over one `tokenizers.Tokenizer`.
 
-    Subclasses say which backends they `fit`, give `_bytes_of` a token and, where decoding is more than
-    joining bytes, `_text_of` and `stream_decoder`. Attributes:
+    Subclasses say which backends they `fit`, give `_bytes_reader` and, where decoding is more than joining
+    bytes, `_text_of` and `stream_decoder`. Attributes:
         end_of_text_id: id of the token that ends a document, or None where the vocabulary has none.
         vocabulary_size: the largest id plus one, added tokens included.
-        token_bytes: the bytes that each token id adds to a text.
         settings: roles of special tokens and chat templates, as read from the directory.
     """
 
@@ -96,7 +111,6 @@ class Tokenizer:
         self.settings = settings or TokenizerSettings()
         self._plain_backend = None
         self.vocabulary_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.token_bytes = TokenBytes(self.vocabulary_size, self._bytes_of)
         self._fingerprint_cache = None
 
     @classmethod
@@ -152,8 +166,13 @@ class Tokenizer:
             self._plain_backend = plain
         return self._plain_backend
 
-    def _bytes_of(self, token_id: int) -> bytes | None:
-        """What `token_bytes` has for an id from 0 to `vocabulary_size` - 1."""
+    @functools.cached_property
+    def token_bytes(self) -> TokenBytes:
+        """The bytes that each token id adds to a text."""
+        return TokenBytes(self.vocabulary_size, self._bytes_reader())
+
+    def _bytes_reader(self) -> Callable[[int], bytes | None]:
+        """A function of the backend, not of this object, from an id below `vocabulary_size` to its bytes."""
         raise NotImplementedError
 
     @property
@@ -187,7 +206,7 @@ class Tokenizer:
         return self._text_of(token_ids)
 
     def _text_of(self, token_ids: list[int]) -> str:
-        return join_token_bytes(self.token_bytes, token_ids).decode("utf-8", errors="replace")
+        return self.token_bytes.join(token_ids).decode("utf-8", errors="replace")
 
     def stream_decoder(self) -> StreamDecoder:
         """A fresh decoder for one stream of token ids."""
@@ -278,14 +297,6 @@ def check_encodable(texts: Iterable[str]) -> None:
                 f"found a lone surrogate at character {error.start}, expected Unicode text; decode the "
                 "source with errors='replace'"
             ) from error
-
-
-def join_token_bytes(token_bytes: TokenBytes, token_ids: Sequence[int]) -> bytes:
-    """The bytes of `token_ids` joined; InputError for an id that is not in the vocabulary."""
-    try:
-        return b"".join([token_bytes[token_id] for token_id in token_ids])
-    except (IndexError, TypeError):
-        raise unknown_token_id(token_bytes, token_ids) from None
 
 
 def unknown_token_id(table: Sequence, token_ids: Sequence[int]) -> InputError:

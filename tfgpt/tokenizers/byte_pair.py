@@ -6,7 +6,7 @@ join them in order of priority. No text is unknown and decoding gives back exact
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -50,9 +50,6 @@ class BytePairTokenizer(Tokenizer):
         self.missing_bytes = bytes(
             byte for character, byte in _BYTE_OF.items() if model.token_to_id(character) is None
         )
-        # Added tokens are matched in the text as it is.
-        added = backend.get_added_tokens_decoder()
-        self._added = {token_id: token.content.encode() for token_id, token in added.items()}
 
     @property
     def tokenizer_class(self) -> str:
@@ -137,16 +134,23 @@ class BytePairTokenizer(Tokenizer):
                     f"{len(self.missing_bytes)} of 256; use a complete byte-level vocabulary"
                 )
 
-    def _bytes_of(self, token_id: int) -> bytes | None:
-        if token_id in self._added:
-            return self._added[token_id]
-        token = self.backend.id_to_token(token_id)
-        if token is None:
-            return None
-        try:
-            return bytes([_BYTE_OF[character] for character in token])
-        except KeyError:
-            return token.encode()
+    def _bytes_reader(self) -> Callable[[int], bytes | None]:
+        backend = self.backend
+        # Added tokens are matched in the text as it is.
+        added = {number: token.content for number, token in backend.get_added_tokens_decoder().items()}
+
+        def bytes_of(token_id: int) -> bytes | None:
+            if token_id in added:
+                return added[token_id].encode()
+            token = backend.id_to_token(token_id)
+            if token is None:
+                return None
+            try:
+                return bytes([_BYTE_OF[character] for character in token])
+            except KeyError:
+                return token.encode()
+
+        return bytes_of
 
 
 def cut_long_runs(text: str) -> Iterator[str]:

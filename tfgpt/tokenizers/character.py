@@ -1,6 +1,6 @@
 """One token per character, as nanoGPT's data/shakespeare_char/prepare.py does it. No TF."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -71,6 +71,6 @@ class CharacterTokenizer(Tokenizer):
         """`encode` of each text."""
         return [self.encode(text) for text in texts]
 
-    def _bytes_of(self, token_id: int) -> bytes | None:
-        character = self.backend.id_to_token(token_id)
-        return None if character is None else character.encode()
+    def _bytes_reader(self) -> Callable[[int], bytes | None]:
+        characters = {token_id: character.encode() for character, token_id in self._ids.items()}
+        return characters.get

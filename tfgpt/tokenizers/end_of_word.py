@@ -7,7 +7,7 @@ changes anything, for plain English, the ids are the same.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -74,12 +74,18 @@ class EndOfWordTokenizer(Tokenizer):
     @property
     def last_token_bytes(self) -> list[bytes | None]:
         """What each token stands for at the end of a text, where no space follows a word."""
-        return [None if token is None else token.replace(self._suffix, "").encode() for token in self._tokens]
+        suffix = self._suffix
+        return [None if token is None else token.replace(suffix, "").encode() for token in self._tokens]
 
-    def _bytes_of(self, token_id: int) -> bytes | None:
+    def _bytes_reader(self) -> Callable[[int], bytes | None]:
         """A token that ends a word stands for a space, too, which `decode` leaves out at a text's end."""
-        token = self._tokens[token_id]
-        return None if token is None else token.replace(self._suffix, " ").encode()
+        tokens, suffix = self._tokens, self._suffix
+
+        def bytes_of(token_id: int) -> bytes | None:
+            token = tokens[token_id]
+            return None if token is None else token.replace(suffix, " ").encode()
+
+        return bytes_of
 
 
 class WordStreamDecoder:
