@@ -37,6 +37,7 @@ def test_the_reports_say_what_was_compared(exported):
         ("int4", "predictions"),
         ("fp32", "engine"),
         ("int8_prompts", "predictions"),
+        ("int8_prompts", "generation"),
         ("saved_model", "lossless"),
         ("saved_model", "predictions"),
         ("saved_model", "generation"),
