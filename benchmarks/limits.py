@@ -75,7 +75,7 @@ def decode_rows(run: Run) -> list[tuple[int, float]]:
 
 
 def runs_of(graph, reads: bool) -> list[tuple[int, float]]:
-    """What `read_prompts` or `decode_rows` measures of one graph, in a cache as a session reserves it."""
+    """What `read_prompts` or `decode_rows` measures of one graph, in a cache with room for all of it."""
     from tfgpt.serving.engine_graph import EngineCache
 
     cache = EngineCache(graph)

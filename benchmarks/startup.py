@@ -87,6 +87,16 @@ def _session_cost(export_dir: Path, precision: str) -> dict:
     return {"value": time.perf_counter() - start, "resident_bytes": int(done.stdout)}
 
 
+def _first_precision(export_dir: Path | None) -> str | None:
+    """That `tfgpt generate` takes where none is asked for."""
+    from tfgpt.serving.export_directory import FILE_OF_PRECISION
+
+    if export_dir is None:
+        return None
+    files = FILE_OF_PRECISION.items()
+    return next((name for name, file in files if (export_dir / "onnx" / file).exists()), None)
+
+
 def _memory_targets(answers: dict, export_dir: Path, precision: str) -> list[measure.Target]:
     """Resident memory of a session, and the peak of the command, by the bytes of the graph and its data."""
     from tfgpt.serving.export_directory import ENGINE_OF_PRECISION
@@ -120,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     commands = commands_of(options.export_dir, options.precision)
     measurements = {name: lambda command=command: _cost(command) for name, command in commands.items()}
-    precision = options.precision or "fp32"
+    precision = options.precision or _first_precision(options.export_dir)
     if options.export_dir and sys.platform == "linux":  # elsewhere nobody tells what is resident
         measurements[ONE_SESSION] = lambda: _session_cost(options.export_dir, precision)
     measure.interleave(measurements, repetitions=1)

@@ -8,7 +8,7 @@ class InputError(ValueError):
     """
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
     """What another library says, on one line and not too long, to go into a message of our own."""
     return " ".join(str(error).split())[:300]
 

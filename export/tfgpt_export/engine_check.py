@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tfgpt.errors import one_line
 from tfgpt.generation.loop import Generation
 from tfgpt.generation.options import GenerationOptions
 from tfgpt.serving.export_directory import ENGINE_OF_PRECISION, prompts_of
+from tfgpt.serving.runtime import RUNTIME_ERRORS
 from tfgpt_export.bundle import prompts_name
 from tfgpt_export.comparison import ENGINE, compare_prompts
 from tfgpt_export.gates import Gates, VerificationError
@@ -33,13 +35,26 @@ def check_engine(verifier: Verifier, artifact: Artifact) -> Iterator[dict]:
         path = prompts_of(artifact.output, precision)
         if path is not None:
             gates = _prompt_gates(precision, verifier, artifact)
-            entries = list(compare_prompts(precision, artifact.output, verifier.reference, gates))
-            failures = [failure for entry in entries for failure in entry["failures"]]
-            if failures:
+            compared = compare_prompts(precision, artifact.output, verifier.reference, gates)
+            entries, failure = _until_first_failure(compared)
+            if failure:
                 path.unlink()
-                reason = {"kind": LEFT_OUT, "failures": [], "reason": failures[0]}
+                reason = {"kind": LEFT_OUT, "failures": [], "reason": failure}
                 entries = [{"artifact": prompts_name(precision), **reason}]
             yield from entries
+
+
+def _until_first_failure(compared: Iterator[dict]) -> tuple[list[dict], str | None]:
+    """The entries, and the first failure, which may be an error of running the graph at all."""
+    entries = []
+    try:
+        for entry in compared:
+            entries.append(entry)
+            if entry["failures"]:
+                return entries, entry["failures"][0]
+    except (FloatingPointError, *RUNTIME_ERRORS) as error:
+        return entries, one_line(error)
+    return entries, None
 
 
 def _prompt_gates(precision: str, verifier: Verifier, artifact: Artifact) -> Gates:

@@ -1,6 +1,5 @@
 """Which gates an artifact has to pass, from the numbers in `tolerances.py`."""
 
-import math
 from dataclasses import dataclass, field
 
 from tfgpt_export import tolerances
@@ -53,8 +52,7 @@ def gates_again(name: str, measured: dict[str, float]) -> Gates:
         measure: tolerances.AGAIN_FACTOR * abs(value) + tolerances.AGAIN_MORE
         for measure, value in measured.items()
     }
-    greedy = NOT_JUDGED if math.isnan(limits["greedy"]) else limits["greedy"] + 0.01
-    return Gates(tolerance, {measure: limits[measure] for measure in JUDGED}, greedy)
+    return Gates(tolerance, {measure: limits[measure] for measure in JUDGED}, limits["greedy"] + 0.01)
 
 
 def broken_limits(name: str, agreement, limits: dict[str, float]) -> list[str]:

@@ -4,7 +4,9 @@ The answers that Keras gave are in the export (`verification_reference.npz`); wi
 asked of the model itself. Everything is compared and every failure is listed, not only the first.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from tfgpt_export.comparison import (
     compare_prompts,
     sessions,
 )
-from tfgpt_export.gates import Gates, gates_again, gates_of, is_lossless
+from tfgpt_export.gates import NOT_JUDGED, Gates, gates_again, gates_of, is_lossless
 from tfgpt_export.greedy import compare_greedy
 from tfgpt_export.reference_file import REFERENCE_FILE, read_reference
 from tfgpt_export.runners import OnnxRunner
@@ -168,7 +170,10 @@ def _onnx_entries(name: str, export_dir: Path, reference, progress) -> Iterator[
 
 def _prompt_entries(name: str, export_dir: Path, reference, progress) -> Iterator[dict]:
     progress(f"{name}: long prompts")
-    yield from compare_prompts(name, export_dir, reference, _gates(prompts_name(name), reference))
+    gates = _gates(prompts_name(name), reference)
+    if gates.greedy is not None and math.isnan(gates.greedy):  # older exports recorded none
+        gates = dataclasses.replace(gates, greedy=NOT_JUDGED)
+    yield from compare_prompts(name, export_dir, reference, gates)
 
 
 def _gates(name: str, reference) -> Gates:

@@ -9,13 +9,16 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from tfgpt_export import comparison, export, tolerances
+from tfgpt_export import prompt_graph as prompt_graph_module
 from tfgpt_export.blocks import BlockFormat
 from tfgpt_export.checksums import CHECKSUMS
 from tfgpt_export.convert import operator_counts
+from tfgpt_export.gates import NOT_JUDGED
 from tfgpt_export.lower import MICROSOFT
 from tfgpt_export.plan import QuantizationPlan
 from tfgpt_export.prompt_graph import prompt_graph
 from tfgpt_export.recheck import verify_export
+from tfgpt_export.reference_file import REFERENCE_FILE, read_reference, write_reference
 
 from tfgpt.config import ModelConfig
 from tfgpt.errors import InputError
@@ -223,12 +226,55 @@ def test_a_session_for_many_rows_takes_it_for_every_token(exported, monkeypatch)
         assert np.abs(scores - by_fp32)[:count].mean() < 0.03
 
 
-def test_a_session_for_many_rows_needs_its_graph_whole(exported, tmp_path):
+@pytest.mark.parametrize("per_level", [np.nan, np.inf])
+def test_a_graph_that_gives_no_numbers_is_left_out(folder, monkeypatch, per_level):
+    monkeypatch.setitem(prompt_graph_module.CONSTANTS, "prompt.per_level", np.array(per_level, np.float32))
+    artifact = export(folder / "model", folder / "no_numbers", ("int8",), saved_model=False)
+    assert not (artifact.output / "onnx" / "prompts_quantized.onnx").exists()
+    [entry] = [each for each in artifact.verification if each["artifact"] == "int8_prompts"]
+    assert entry["kind"] == "left out" and "is nan, expected at most" in entry["reason"]
+
+
+def test_a_graph_that_does_not_run_is_left_out(folder, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("indices out of\nbounds")
+
+    monkeypatch.setattr(comparison, "PromptRunner", fails)
+    artifact = export(folder / "model", folder / "not_run", ("int8",), saved_model=False)
+    [entry] = [each for each in artifact.verification if each["artifact"] == "int8_prompts"]
+    assert (entry["kind"], entry["reason"]) == ("left out", "indices out of bounds")
+
+
+def test_an_export_that_recorded_no_tokens_for_it_is_not_judged_by_them(exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    path = copy / REFERENCE_FILE
+    reference = read_reference(path)
+    del reference.measured["int8_prompts"]["greedy"]
+    write_reference(reference, path)
+    _, tokens = entries_of(verify_export(copy))
+    assert not tokens["failures"] and tokens["limit"] == NOT_JUDGED
+
+
+def test_a_session_for_many_rows_needs_its_graph_whole_and_of_its_model(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     (copy / "onnx/prompts_quantized.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError, match=r"cannot load in .*prompts_quantized\.onnx"):
         Session.open(copy, "int8", many_rows=True)
+    config = ModelConfig(VOCABULARY, CONTEXT, LAYERS + 1, 4, WIDTH)
+    CausalLM(config, dtype="float32").save_pretrained(tmp_path / "other")
+    export(tmp_path / "other", tmp_path / "others", ("int8",), saved_model=False, verify=False)
+    shutil.copy(tmp_path / "others/onnx/prompts_quantized.onnx", copy / "onnx")
+    message = (
+        r"cache of 3 layers, 4 heads of 16 in .*prompts_quantized.onnx, expected 2, 4 and 16 as in genai"
+    )
+    with pytest.raises(InputError, match=message):
+        Session.open(copy, "int8", many_rows=True)
+    assert Session.open(copy, "int8").engine is not None
+    shutil.copy(tmp_path / "others/onnx/engine_quantized.onnx", copy / "onnx")
+    with pytest.raises(InputError, match=r"cache of 3 layers, .*engine_quantized.onnx"):
+        Session.open(copy, "int8")
     (copy / "onnx/prompts_quantized.onnx").unlink()
+    shutil.copy(exported / "onnx/engine_quantized.onnx", copy / "onnx")
     assert Session.open(copy, "int8", many_rows=True).engine is not None
 
 

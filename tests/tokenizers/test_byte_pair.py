@@ -1,7 +1,9 @@
 """Byte-level BPE against transformers' GPT2TokenizerFast (live or recorded), and its files."""
 
+import copy
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -245,10 +247,14 @@ def test_bad_calls(trained, tmp_path):
     for wrong in (300, -1):
         with pytest.raises(InputError, match=f"found token id {wrong}, expected"):
             trained.decode([1, wrong])
-    for _ in range(2):  # the second time with the bytes of 1 known
-        with pytest.raises(InputError, match=r"found 1\.0 among token ids, expected integers"):
-            trained.decode([1, 1.0])
-        trained.decode([np.int64(1)])
+    trained.decode([np.int64(1)])  # its bytes are known now
+    for wrong in ([1, 1.0], [[1, 2]], np.array([[1, 2], [3, 4]]), [None], None, "ab", np.array([1.0])):
+        for skip in (False, True):
+            with pytest.raises(InputError, match="for token ids, expected integers in one row") as caught:
+                trained.decode(wrong, skip_special_tokens=skip)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="expected integers in one row"):
+        trained.stream_decoder().push(np.array([1, 2]))
     with pytest.raises(InputError, match="expected at least 257"):
         BytePairTokenizer.train(TEXTS, vocabulary_size=256)
     write_vocabulary(tmp_path, json.dumps(SMALL))
@@ -265,6 +271,13 @@ def test_added_tokens_of_slow_tokenizers(tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 7}')
     with pytest.raises(InputError, match="expected id 4"):
         BytePairTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_that_has_decoded_is_pickled_and_copied(trained):
+    ids = trained.encode(TEXTS[0])
+    assert trained.decode(ids) == TEXTS[0]
+    for other in (pickle.loads(pickle.dumps(trained)), copy.deepcopy(trained), copy.copy(trained)):
+        assert other.decode(ids) == TEXTS[0] and other.token_bytes is not trained.token_bytes
 
 
 def test_bytes_of_odd_tokens():

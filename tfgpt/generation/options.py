@@ -51,7 +51,8 @@ class GenerationOptions:
             `prompt_logprobs` of each token of the prompt.
         speculate: the most tokens that are guessed at once by looking the last ones up in the text so far,
             and then checked together (`tfgpt.generation.guessing`); 0 guesses none. It changes no token,
-            greedy or drawn, and only the engine of `tfgpt.serving` does it: others take no notice.
+            greedy or drawn, but where two are as close as the rounding of activations in int8 and int4; and
+            only the engine of `tfgpt.serving` does it: others take no notice.
     """
 
     max_new_tokens: int = 64

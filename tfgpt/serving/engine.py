@@ -8,7 +8,8 @@
 A step is one run of the graph: chunks of prompts, new tokens and guesses side by side. No row sees another;
 the only thing that a batch changes is the order of sums within attention, where one query and several go
 different ways (2e-7). In int8 and int4, whose kernels round activations to 8 bits, a number that lies between
-two steps may then fall to the other side: in int4 log probabilities differed by up to 8e-4.
+two steps may then fall to the other side: log probabilities differed by up to 8e-4 in int4, and by up to 0.04
+in int8 where the weights were random and rough. Where two tokens are that close, the other one may come.
 
 Where there is a second graph, which reads many tokens faster and rounds activations in another way, prompts
 that are long take it from their first token to their last, in a run of their own: which graph a token takes

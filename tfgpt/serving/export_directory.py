@@ -45,6 +45,7 @@ class ExportDirectory:
         prompts_path: the engine's graph for long prompts, or None.
         context_length: prompt and new tokens of one row.
         vocabulary_size: as config.json says, or None.
+        cache_sizes: layers, heads and numbers of each head in the cache, as genai_config.json says, or None.
         default_options: of generation_config.json, with the end-of-text ids wherever they stand.
     """
 
@@ -54,6 +55,7 @@ class ExportDirectory:
     prompts_path: Path | None
     context_length: int
     vocabulary_size: int | None
+    cache_sizes: tuple[int | None, int | None, int | None]
     default_options: GenerationOptions
 
 
@@ -80,6 +82,7 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
         prompts_path=prompts_of(directory, precision),
         context_length=_context_length(directory, config, genai),
         vocabulary_size=_positive(directory / "config.json", config, "vocab_size"),
+        cache_sizes=_cache_sizes(directory, genai.get("decoder")),
         default_options=_default_options(directory, generation),
     )
 
@@ -138,6 +141,12 @@ def _context_length(directory: Path, config: dict, genai: dict) -> int:
         f"found no context length in {directory / 'config.json'}, expected one of the keys "
         f"{', '.join(CONTEXT_LENGTH_KEYS)}; export the model again"
     )
+
+
+def _cache_sizes(directory: Path, decoder) -> tuple[int | None, int | None, int | None]:
+    decoder = decoder if isinstance(decoder, dict) else {}
+    keys = ("num_hidden_layers", "num_key_value_heads", "head_size")
+    return tuple(_positive(directory / "genai_config.json", decoder, key) for key in keys)
 
 
 def _positive(path: Path, config: dict, key: str) -> int | None:

@@ -87,8 +87,8 @@ class Session:
             many_rows: for whoever serves many requests at once: the engine's graph for long prompts, where
                 there is one (int8), takes every token, whatever `prompt_graph` says, and no other is loaded.
                 Eight rows are 1.1 to 1.3 times as fast, 32 more so, one alone is slower (0.9); the weights
-                are in memory once. A row's tokens still depend on itself alone, but may differ from those of
-                a session without it, as those of two precisions may.
+                are in memory once. Which graph a token takes depends on nobody else here either; a row's
+                tokens may differ from those of a session without it, as those of two precisions may.
 
         Raises:
             InputError: a missing directory, file, key or precision, a damaged graph, or parts of different
@@ -104,7 +104,7 @@ class Session:
             graph = _load(export, num_threads, engine, in_turns=two_graphs)
             tokenizer = reading.result()
         give_back_memory()
-        _check_vocabularies(export, graph, tokenizer)
+        _check_parts(export, graph, tokenizer)
         load_prompts = None
         if two_graphs:
             load_prompts = functools.partial(_load_prompts, export.prompts_path, num_threads)
@@ -217,11 +217,20 @@ def _tokenizer(directory: Path):
     return load_tokenizer(directory)
 
 
-def _check_vocabularies(export: ExportDirectory, graph: CacheGraph | EngineGraph, tokenizer) -> None:
+def _check_parts(export: ExportDirectory, graph: CacheGraph | EngineGraph, tokenizer) -> None:
+    """Raises InputError where graph, tokenizer and the files beside them are not of one model."""
+    path = export.engine_path if isinstance(graph, EngineGraph) else export.model_path
     if export.vocabulary_size not in (None, graph.vocabulary_size):
         raise InputError(
-            f"found a graph with {graph.vocabulary_size} tokens in {export.model_path}, expected "
+            f"found a graph with {graph.vocabulary_size} tokens in {path}, expected "
             f"{export.vocabulary_size} as in config.json; export the model again"
+        )
+    found = (len(graph.cache_names) // 2, graph.num_key_value_heads, graph.head_dim)
+    if any(stated not in (None, size) for stated, size in zip(export.cache_sizes, found, strict=True)):
+        layers, heads, head_dim = export.cache_sizes
+        raise InputError(
+            f"found a graph with a cache of {found[0]} layers, {found[1]} heads of {found[2]} in {path}, "
+            f"expected {layers}, {heads} and {head_dim} as in genai_config.json; export the model again"
         )
     if tokenizer is not None:
         from tfgpt.tokenizers.loading import check_vocabulary

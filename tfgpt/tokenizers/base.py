@@ -11,7 +11,7 @@ from types import NoneType
 import tokenizers
 from tokenizers import normalizers
 
-from tfgpt.errors import InputError
+from tfgpt.errors import InputError, one_line
 from tfgpt.files import write_json
 from tfgpt.paths import user_path
 from tfgpt.replacing import replacing_file
@@ -52,13 +52,8 @@ class TokenBytes(Sequence):
         found = self._known[token_id] = self._bytes_of(token_id)
         return found
 
-    def join(self, token_ids: Sequence[int]) -> bytes:
-        """The bytes of `token_ids` together; InputError for what is no id of the vocabulary."""
-        try:
-            token_ids = list(map(operator.index, token_ids))
-        except TypeError:
-            wrong = next(each for each in token_ids if not hasattr(each, "__index__"))
-            raise InputError(f"found {wrong!r} among token ids, expected integers") from None
+    def join(self, token_ids: list[int]) -> bytes:
+        """The bytes of `token_ids` together; InputError for one that is not in the vocabulary."""
         known = self._known
         try:
             for token_id in set(token_ids).difference(known):
@@ -80,7 +75,7 @@ class StreamDecoder:
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes; empty while a character is still missing bytes."""
-        return self._decoder.decode(self._token_bytes.join([token_id]))
+        return self._decoder.decode(self._token_bytes.join(whole_numbers([token_id])))
 
     def flush(self) -> str:
         """What is left at the end of the stream: U+FFFD for an unfinished character, else nothing."""
@@ -135,6 +130,10 @@ class Tokenizer:
             raise InputError(f"{found_kind(backend)} in {directory}, expected {cls.kind}")
         apply_settings(backend, settings, directory)
         return cls.from_backend(backend, settings)
+
+    def __getstate__(self) -> dict:
+        # Another process makes the bytes of tokens by itself: functions of the backend do not travel.
+        return {name: value for name, value in self.__dict__.items() if name != "token_bytes"}
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:
         """Token ids of `text`, equal to those of transformers.
@@ -197,9 +196,9 @@ class Tokenizer:
         """Text of `token_ids`. Bytes that are not UTF-8 become U+FFFD, as in transformers.
 
         Raises:
-            InputError: an id outside of the vocabulary.
+            InputError: an id outside of the vocabulary, or something else than ids.
         """
-        token_ids = list(token_ids)
+        token_ids = whole_numbers(token_ids)
         if skip_special_tokens:
             special = self.special_token_ids
             token_ids = [token_id for token_id in token_ids if token_id not in special]
@@ -297,6 +296,17 @@ def check_encodable(texts: Iterable[str]) -> None:
                 f"found a lone surrogate at character {error.start}, expected Unicode text; decode the "
                 "source with errors='replace'"
             ) from error
+
+
+def whole_numbers(token_ids: Iterable[int]) -> list[int]:
+    """Token ids as Python's integers; InputError for anything else, such as a list of rows."""
+    try:
+        token_ids = list(token_ids)
+        return list(map(operator.index, token_ids))
+    except (TypeError, ValueError, AttributeError):  # what Python, NumPy and TensorFlow make of it
+        raise InputError(
+            f"found {one_line(repr(token_ids))} for token ids, expected integers in one row"
+        ) from None
 
 
 def unknown_token_id(table: Sequence, token_ids: Sequence[int]) -> InputError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from tfgpt.tokenizers.base import Tokenizer, unknown_token_id
+from tfgpt.tokenizers.base import Tokenizer, unknown_token_id, whole_numbers
 from tfgpt.tokenizers.settings import TokenizerSettings
 
 
@@ -98,6 +98,7 @@ class WordStreamDecoder:
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` makes certain."""
+        [token_id] = whole_numbers([token_id])
         token = self._tokens[token_id] if 0 <= token_id < len(self._tokens) else None
         if token is None:
             raise unknown_token_id(self._tokens, [token_id])
