@@ -307,7 +307,6 @@ def test_rows_of_the_engine_start_and_end_by_themselves(artifact, keras_model, m
         pairs = zip(prompts, plain, strict=True)
         assert alone == [keras_model.generate([prompt], each)[0].token_ids for prompt, each in pairs]
     monkeypatch.setattr(engine, "LARGEST_CHUNK", 8)
-    monkeypatch.setattr(engine, "SMALLEST_CHUNK", 4)
     session.engine.most_rows = 4
     requests = []
     for pair in zip(prompts, options, strict=True):

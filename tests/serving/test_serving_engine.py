@@ -70,7 +70,6 @@ def test_rows_that_start_and_end_at_other_times_change_nothing(session, monkeypa
     prompts = [random.integers(0, 97, random.integers(1, 26)).tolist() for _ in options]
     alone = [session.generate(prompt, each)[0] for prompt, each in zip(prompts, options, strict=True)]
     monkeypatch.setattr(engine_module, "LARGEST_CHUNK", chunk)
-    monkeypatch.setattr(engine_module, "SMALLEST_CHUNK", chunk)
     session.engine.most_rows = 5
     requests = []
     for prompt, each in zip(prompts, options, strict=True):
@@ -81,6 +80,43 @@ def test_rows_that_start_and_end_at_other_times_change_nothing(session, monkeypa
     assert [request.row.generation() for request in requests] == alone
 
 
+@pytest.mark.parametrize("speculate", [0, 4])
+def test_numbers_of_a_row_are_the_same_bit_by_bit_whoever_is_beside_it(session, monkeypatch, speculate):
+    """Alone, and among rows that come and go, of which some guess; prompts are cut at places of their own."""
+    monkeypatch.setattr(engine_module, "LARGEST_CHUNK", 8)
+    random = np.random.default_rng(2)
+    asked = dataclasses.replace(
+        GREEDY, max_new_tokens=9, speculate=speculate, logprobs=True, prompt_logprobs=True
+    )
+    prompts = [random.integers(0, 97, length).tolist() for length in (1, 3, 8, 9, 17, 24, 2, 30)]
+    alone = [session.generate(prompt, asked)[0] for prompt in prompts]
+    others = dataclasses.replace(GREEDY, speculate=3)
+    requests = []
+    for prompt in prompts:
+        session.submit([random.integers(0, 97, random.integers(1, 20)).tolist()], others)
+        requests += session.submit([prompt], asked)
+        session.engine.step()
+    finish(session.engine)
+    assert [request.row.generation() for request in requests] == alone
+
+
+def test_a_chunk_that_does_not_fit_waits(session, monkeypatch):
+    monkeypatch.setattr(engine_module, "LARGEST_CHUNK", 8)
+    prompts = [[5], list(range(10)), list(range(20, 27)), [1, 2, 3]]
+    session.submit(prompts[:1], GREEDY)
+    session.engine.step()
+    runs = fed(session.engine, monkeypatch)
+    session.submit(prompts[1:], GREEDY)
+    read = []
+    for _ in range(3):
+        session.engine.step()
+        feeds = [feed for _, part in runs for feed in part if feed.start < len(prompts[feed.row])]
+        read.append([(feed.row, len(feed.token_ids)) for feed in feeds])
+        runs.clear()
+    # The first one goes on whatever the row that decodes takes; others when there is room, whole.
+    assert read == [[(1, 8)], [(1, 2), (3, 3)], [(2, 7)]]
+
+
 def test_a_step_mixes_prompts_and_rows_that_decode(session, tiny):
     requests = session.submit([PROMPTS[0]], GREEDY)
     for _ in range(3):
@@ -88,7 +124,7 @@ def test_a_step_mixes_prompts_and_rows_that_decode(session, tiny):
     requests += session.submit(PROMPTS[2:], GREEDY)
     before = session.engine.num_runs
     session.engine.step()
-    assert session.engine.num_runs == before + 1
+    assert session.engine.num_runs == before + 2  # all prompts in one, as attention has it
     assert [request.row.num_new for request in requests] == [4, 1, 1, 1]
     finish(session.engine)
     for request, prompt in zip(requests, [PROMPTS[0], *PROMPTS[2:]], strict=True):
@@ -276,9 +312,9 @@ def fed(engine, monkeypatch):
     """The runs to come: (the graph, the feeds)."""
     runs, run = [], engine._cache.run
 
-    def spy(feeds, graph):
+    def spy(feeds, graph, least_chunk):
         runs.append((graph, feeds))
-        return run(feeds, graph)
+        return run(feeds, graph, least_chunk)
 
     monkeypatch.setattr(engine._cache, "run", spy)
     return runs
@@ -298,7 +334,6 @@ def test_what_a_token_is_computed_by_depends_on_its_row_alone(with_prompts, tiny
     """However chunks end: all of a long prompt by its graph, all else by the other."""
     session, loaded = with_prompts
     monkeypatch.setattr(engine_module, "LARGEST_CHUNK", chunk)
-    monkeypatch.setattr(engine_module, "SMALLEST_CHUNK", chunk)
     runs = fed(session.engine, monkeypatch)
     options = dataclasses.replace(GREEDY, speculate=3)
     prompts = [*PROMPTS, list(range(30, 30 + LONG)), [7] * 25]
@@ -317,7 +352,6 @@ def test_no_guess_follows_the_last_token_of_a_prompt(with_prompts, tiny, monkeyp
     """Where a chunk leaves one token of a prompt, guesses behind it would be of the other graph."""
     session, loaded = with_prompts
     monkeypatch.setattr(engine_module, "LARGEST_CHUNK", 12)
-    monkeypatch.setattr(engine_module, "SMALLEST_CHUNK", 12)
     runs = fed(session.engine, monkeypatch)
     [result] = session.generate([7] * 13, dataclasses.replace(GREEDY, speculate=3))
     assert result.token_ids == tiny.greedy([7] * 13, 12)
@@ -372,10 +406,10 @@ def test_an_error_of_long_prompts_fails_no_row_beside_them(with_prompts, tiny, m
     session.generate(PROMPTS[2], GREEDY)  # which loads the graph
     run = session.engine._cache.run
 
-    def broken(feeds, graph):
+    def broken(feeds, graph, least_chunk):
         if graph is loaded[0]:
             raise RuntimeError("bad allocation")
-        return run(feeds, graph)
+        return run(feeds, graph, least_chunk)
 
     monkeypatch.setattr(session.engine._cache, "run", broken)
     requests = session.submit([PROMPTS[0], PROMPTS[2]], GREEDY)

@@ -5,15 +5,18 @@
     row 1             prompt   x        y  z  w  v            guessed tokens that were right come together
     row 2                      prompt   p ends   prompt       the next request
 
-A step is one run of the graph: chunks of prompts, new tokens and guesses side by side. No row sees another;
-the only thing that a batch changes is the order of sums within attention, where one query and several go
-different ways (2e-7). In int8 and int4, whose kernels round activations to 8 bits, a number that lies between
-two steps may then fall to the other side: log probabilities differed by up to 8e-4 in int4, and by up to 0.04
-in int8 where the weights were random and rough. Where two tokens are that close, the other one may come.
+A row's numbers are the same, bit by bit, whoever is beside it. No row sees another, and what the kernels make
+of one does not depend on how many there are, but for this: attention adds up in another order where a run has
+several new tokens of a row than where it has one (2e-7), and where activations are rounded to 8 bits that can
+move a number to the next step. So it is the row alone that decides in which kind of run its tokens go:
 
-Where there is a second graph, which reads many tokens faster and rounds activations in another way, prompts
-that are long take it from their first token to their last, in a run of their own: which graph a token takes
-depends on its own row alone, never on its batch-mates.
+    one query       the new tokens of rows that do not guess: the fastest
+    several         prompts, and rows that guess, with at least two places for each
+    long prompts    where there is a second graph, which reads many tokens faster and rounds activations in
+                    another way: prompts of at least `LONG_PROMPT` tokens, from their first to their last
+
+and where its prompt is cut. (In int4 the products, too, add up in another order for one row than for several:
+log probabilities of a row alone and beside others differed by up to 8e-4.)
 """
 
 import threading
@@ -26,17 +29,17 @@ from tfgpt.generation.guessing import GuessLength, guess
 from tfgpt.generation.row import Row
 from tfgpt.serving.engine_graph import EngineCache, EngineGraph, Feed
 
-# New tokens in one step, prompts included: more keep the rows that decode waiting, and attention computes
-# what lies ahead within a chunk too (a prompt of 512 tokens takes 5 % longer in one chunk than in two).
+# Prompts are cut after so many tokens each, and so many together are read in one step: more keep the rows
+# that decode waiting, and attention computes what lies ahead within a chunk too (a prompt of 512 tokens takes
+# 5 % longer in one chunk than in two).
 LARGEST_CHUNK = 256
-# What prompts may take of a step however many tokens the others need.
-SMALLEST_CHUNK = 64
 # From so many tokens on a prompt is worth the graph for long ones, which takes as long to load as it saves on
 # a dozen of them.
 LONG_PROMPT = 64
 # Logits of a prompt's tokens are wanted for their probabilities alone; so they never take more than this.
 LARGEST_LOGITS_BYTES = 64 * 2**20
 MOST_ROWS = 32
+_ONE_QUERY, _SEVERAL, _LONG_PROMPT = "one query", "several", "long prompt"
 _CAPACITY_STEP = 64
 
 
@@ -67,6 +70,9 @@ class Request:
     def cancel(self) -> None:
         """Ends the request; its row is free for another at the next step."""
         self._cancelled = True
+
+
+_Work = list[tuple[Request, Feed]]
 
 
 class Engine:
@@ -141,23 +147,29 @@ class Engine:
         work = self._plan()
         if not work:
             return
-        for graph, part in self._by_graph(work):
+        for run, part in self._in_runs(work):
             try:
-                self._run(graph, part)
+                self._run(part, *run)
             except Exception as error:
                 for request, _ in part:
                     if not request.done:
                         request.failure = error
 
-    def _by_graph(
-        self, work: list[tuple[Request, Feed]]
-    ) -> Iterator[tuple[EngineGraph, list[tuple[Request, Feed]]]]:
-        """The work of a step, the short runs first, so that their tokens do not wait for long prompts."""
-        is_long = [self._load_prompts is not None and _is_long_prompt(*each) for each in work]
-        if others := [each for each, long in zip(work, is_long, strict=True) if not long]:
-            yield self._graph, others
-        if prompts := [each for each, long in zip(work, is_long, strict=True) if long]:
-            yield self._graph_of_prompts(), prompts
+    def _in_runs(self, work: _Work) -> Iterator[tuple[tuple[EngineGraph, int], _Work]]:
+        """((graph, least places of a row), their part of the work): long prompts last, so that the tokens of
+        the others do not wait for them."""
+        kinds = [self._kind_of_run(*each) for each in work]
+        for kind in (_ONE_QUERY, _SEVERAL, _LONG_PROMPT):
+            if part := [each for each, found in zip(work, kinds, strict=True) if found == kind]:
+                graph = self._graph_of_prompts() if kind == _LONG_PROMPT else self._graph
+                yield (graph, 1 if kind == _ONE_QUERY else 2), part
+
+    def _kind_of_run(self, request: Request, feed: Feed) -> str:
+        """By what the row itself is and does, and by nothing else."""
+        if self._load_prompts is not None and _is_long_prompt(request, feed):
+            return _LONG_PROMPT
+        is_alone = _is_decoding(request) and not request.row.options.speculate
+        return _ONE_QUERY if is_alone else _SEVERAL
 
     def _graph_of_prompts(self) -> EngineGraph:
         if self._prompts_graph is None:
@@ -170,8 +182,8 @@ class Engine:
                 warnings.warn(f"long prompts are read the slower way: {error}", stacklevel=2)
         return self._prompts_graph
 
-    def _run(self, graph: EngineGraph, work: list[tuple[Request, Feed]]) -> None:
-        logits = self._cache.run([feed for _, feed in work], graph)  # [wanted, vocabulary]
+    def _run(self, work: _Work, graph: EngineGraph, least_chunk: int) -> None:
+        logits = self._cache.run([feed for _, feed in work], graph, least_chunk)  # [wanted, vocabulary]
         self.num_runs += 1
         first = 0
         for request, feed in work:
@@ -197,17 +209,19 @@ class Engine:
             rows = min(self.most_rows, 1 << (rows - 1).bit_length())
             self._cache.reserve(rows, -(-room // _CAPACITY_STEP) * _CAPACITY_STEP)
 
-    def _plan(self) -> list[tuple[Request, Feed]]:
-        """What each request is fed: decoding rows first, prompts share what is left of the step."""
+    def _plan(self) -> _Work:
+        """What each request is fed: decoding rows first, prompts while there is room in the step.
+
+        The first prompt always goes on. A chunk that does not fit waits: it is not cut elsewhere, which would
+        make its numbers depend on the others.
+        """
         decoding = [request for request in self._running if _is_decoding(request)]
         work = [(request, _next_tokens(request)) for request in decoding]
-        left = max(SMALLEST_CHUNK, LARGEST_CHUNK - sum(len(feed.token_ids) for _, feed in work))
-        scored = self._prompt_rows
-        for request in self._running:
-            if left <= 0 or request in decoding:
-                continue
-            feed = _prompt_chunk(request, left, scored)
-            if feed.token_ids:
+        left, scored = LARGEST_CHUNK - sum(len(feed.token_ids) for _, feed in work), self._prompt_rows
+        prompts = [request for request in self._running if request not in decoding]
+        for place, request in enumerate(prompts):
+            feed = _prompt_chunk(request, self._prompt_rows)
+            if place == 0 or (len(feed.token_ids) <= left and feed.wanted <= scored):
                 work.append((request, feed))
                 left -= len(feed.token_ids)
                 scored -= feed.wanted
@@ -236,12 +250,12 @@ def _next_tokens(request: Request) -> Feed:
     return Feed(request._place, request._cached, token_ids, len(token_ids))
 
 
-def _prompt_chunk(request: Request, left: int, scored: int) -> Feed:
-    """At most `left` tokens of a prompt; of a prompt whose tokens' logits are wanted at most `scored`."""
+def _prompt_chunk(request: Request, most_scored: int) -> Feed:
+    """The next tokens of a prompt; at most `most_scored` where the logits of all are wanted."""
     row, start = request.row, request._cached
-    count = min(left, len(row.prompt) - start)
+    count = min(LARGEST_CHUNK, len(row.prompt) - start)
     if row.options.prompt_logprobs:
-        count = min(count, scored)
+        count = min(count, most_scored)
         wanted = count
     else:
         wanted = int(start + count == len(row.prompt))

@@ -144,11 +144,13 @@ class EngineCache:
                 before = old.pop()
                 self._buffers[-1][: before.shape[0], :, : before.shape[2]] = before
 
-    def run(self, feeds: list[Feed], graph: EngineGraph | None = None) -> np.ndarray:
+    def run(self, feeds: list[Feed], graph: EngineGraph | None = None, least_chunk: int = 1) -> np.ndarray:
         """Computes new tokens, at most one feed for each row.
 
         Args:
             graph: another one than that of `__init__`, with the same contract.
+            least_chunk: places for each row's new tokens, used or not. Attention adds up one way for one
+                place, and another way for two or more.
 
         Returns:
             logits [wanted, vocabulary], feed after feed; valid until this graph's next run.
@@ -156,7 +158,7 @@ class EngineCache:
         graph = graph or self._graph
         if graph not in self._runs:
             self._runs[graph] = _Runs(graph)
-        return self._runs[graph].run(feeds, self._buffers)
+        return self._runs[graph].run(feeds, self._buffers, least_chunk)
 
 
 class _Runs:
@@ -172,12 +174,12 @@ class _Runs:
         """The cache has others now."""
         self._binding = None
 
-    def run(self, feeds: list[Feed], buffers: list[np.ndarray]) -> np.ndarray:
+    def run(self, feeds: list[Feed], buffers: list[np.ndarray], least_chunk: int = 1) -> np.ndarray:
         """See `EngineCache.run`."""
         rows = 1 + max(feed.row for feed in feeds)
         if self._binding is None or self._bound["seqlens_k"].shape != (rows,):
             self._bind_caches(rows, buffers)
-        arrays = _arrays(feeds, rows)
+        arrays = _arrays(feeds, rows, least_chunk)
         for name, array in arrays.items():
             bound = self._bound.get(name)
             if bound is not None and bound.shape == array.shape:
@@ -212,10 +214,10 @@ class _Runs:
         return logits
 
 
-def _arrays(feeds: list[Feed], rows: int) -> dict[str, np.ndarray]:
+def _arrays(feeds: list[Feed], rows: int, least_chunk: int = 1) -> dict[str, np.ndarray]:
     """The token inputs of the graph; rows without a feed are idle."""
     lengths = [len(feed.token_ids) for feed in feeds]
-    num_tokens, chunk = sum(lengths), max(lengths)
+    num_tokens, chunk = sum(lengths), max(least_chunk, *lengths)
     input_ids = np.empty((1, num_tokens), np.int64)
     position_ids = np.empty((1, num_tokens), np.int64)
     token_of_slot = np.zeros((rows, chunk, 2), np.int64)
