@@ -126,7 +126,8 @@ class EngineCache:
         self._graph = graph
         # past.0.key, past.0.value, ...: [rows, kv_heads, capacity, head]
         self._buffers: list[np.ndarray] = []
-        self._runs: dict[EngineGraph, _Runs] = {}
+        # One for each kind of run, since two kinds may take turns, with other rows each.
+        self._runs: dict[tuple[EngineGraph, int], _Runs] = {}
 
     def reserve(self, num_rows: int, capacity: int) -> None:
         """Makes room for so many rows and slots; what is in the cache stays."""
@@ -153,19 +154,20 @@ class EngineCache:
                 place, and another way for two or more.
 
         Returns:
-            logits [wanted, vocabulary], feed after feed; valid until this graph's next run.
+            logits [wanted, vocabulary], feed after feed; valid until the next run of this kind.
         """
         graph = graph or self._graph
-        if graph not in self._runs:
-            self._runs[graph] = _Runs(graph)
-        return self._runs[graph].run(feeds, self._buffers, least_chunk)
+        if (graph, least_chunk) not in self._runs:
+            self._runs[graph, least_chunk] = _Runs(graph, least_chunk)
+        return self._runs[graph, least_chunk].run(feeds, self._buffers)
 
 
 class _Runs:
     """The runs of one graph, with what is bound to it from one to the next."""
 
-    def __init__(self, graph: EngineGraph):
+    def __init__(self, graph: EngineGraph, least_chunk: int):
         self._graph = graph
+        self._least_chunk = least_chunk
         self._binding = None
         self._bound: dict[str, np.ndarray] = {}
         self._logits_memory = np.empty(0, graph.logits_dtype)
@@ -174,12 +176,12 @@ class _Runs:
         """The cache has others now."""
         self._binding = None
 
-    def run(self, feeds: list[Feed], buffers: list[np.ndarray], least_chunk: int = 1) -> np.ndarray:
+    def run(self, feeds: list[Feed], buffers: list[np.ndarray]) -> np.ndarray:
         """See `EngineCache.run`."""
         rows = 1 + max(feed.row for feed in feeds)
         if self._binding is None or self._bound["seqlens_k"].shape != (rows,):
             self._bind_caches(rows, buffers)
-        arrays = _arrays(feeds, rows, least_chunk)
+        arrays = _arrays(feeds, rows, self._least_chunk)
         for name, array in arrays.items():
             bound = self._bound.get(name)
             if bound is not None and bound.shape == array.shape:
