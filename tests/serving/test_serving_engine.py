@@ -117,6 +117,17 @@ def test_a_chunk_that_does_not_fit_waits(session, monkeypatch):
     assert read == [[(1, 8)], [(1, 2), (3, 3)], [(2, 7)]]
 
 
+def test_a_prompt_does_not_wait_for_the_probabilities_of_another(session, monkeypatch):
+    monkeypatch.setattr(session.engine, "_prompt_rows", 4)
+    scored = dataclasses.replace(GREEDY, prompt_logprobs=True)
+    session.submit([list(range(20)), list(range(5))], scored)
+    session.submit([[1, 2]], GREEDY)
+    runs = fed(session.engine, monkeypatch)
+    session.engine.step()
+    [(_, feeds)] = runs
+    assert [(feed.row, len(feed.token_ids)) for feed in feeds] == [(0, 4), (2, 2)]
+
+
 def test_a_step_mixes_prompts_and_rows_that_decode(session, tiny):
     requests = session.submit([PROMPTS[0]], GREEDY)
     for _ in range(3):

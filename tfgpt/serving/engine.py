@@ -15,8 +15,9 @@ move a number to the next step. So it is the row alone that decides in which kin
     long prompts    where there is a second graph, which reads many tokens faster and rounds activations in
                     another way: prompts of at least `LONG_PROMPT` tokens, from their first to their last
 
-and where its prompt is cut. (In int4 the products, too, add up in another order for one row than for several:
-log probabilities of a row alone and beside others differed by up to 8e-4.)
+and where its prompt is cut. Two operators do not go along: 4-bit products add up in another order for one row
+than for several (log probabilities of a row alone and beside others differed by up to 8e-4), and a mixture of
+experts multiplies the tokens of an expert together, however many there are (1e-6 to 2e-5 of a layer).
 """
 
 import threading
@@ -36,7 +37,7 @@ LARGEST_CHUNK = 256
 # From so many tokens on a prompt is worth the graph for long ones, which takes as long to load as it saves on
 # a dozen of them.
 LONG_PROMPT = 64
-# Logits of a prompt's tokens are wanted for their probabilities alone; so they never take more than this.
+# Logits of a prompt's tokens are wanted for their probabilities alone; so those of one run take no more.
 LARGEST_LOGITS_BYTES = 64 * 2**20
 MOST_ROWS = 32
 _ONE_QUERY, _SEVERAL, _LONG_PROMPT = "one query", "several", "long prompt"
@@ -221,10 +222,11 @@ class Engine:
         prompts = [request for request in self._running if request not in decoding]
         for place, request in enumerate(prompts):
             feed = _prompt_chunk(request, self._prompt_rows)
-            if place == 0 or (len(feed.token_ids) <= left and feed.wanted <= scored):
+            scores = feed.wanted if request.row.options.prompt_logprobs else 0
+            if place == 0 or (len(feed.token_ids) <= left and scores <= scored):
                 work.append((request, feed))
                 left -= len(feed.token_ids)
-                scored -= feed.wanted
+                scored -= scores
         return work
 
 
