@@ -89,12 +89,9 @@ def _session_cost(export_dir: Path, precision: str) -> dict:
 
 def _first_precision(export_dir: Path | None) -> str | None:
     """That `tfgpt generate` takes where none is asked for."""
-    from tfgpt.serving.export_directory import FILE_OF_PRECISION
+    from tfgpt.serving.export_directory import precisions_in
 
-    if export_dir is None:
-        return None
-    files = FILE_OF_PRECISION.items()
-    return next((name for name, file in files if (export_dir / "onnx" / file).exists()), None)
+    return next(iter(precisions_in(export_dir)), None) if export_dir else None
 
 
 def _memory_targets(answers: dict, export_dir: Path, precision: str) -> list[measure.Target]:

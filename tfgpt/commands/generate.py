@@ -119,9 +119,9 @@ def _opened(arguments):
 
 def _open_export(directory: Path, arguments):
     from tfgpt.serving import Session
-    from tfgpt.serving.export_directory import FILE_OF_PRECISION
+    from tfgpt.serving.export_directory import precisions_in
 
-    there = [name for name, file in FILE_OF_PRECISION.items() if (directory / "onnx" / file).exists()]
+    there = precisions_in(directory)
     precision = arguments.precision or (there[0] if there else "fp32")
     # One answer, and then the process ends: loading a graph for long prompts takes longer than it saves.
     session = Session.open(directory, precision=precision, num_threads=arguments.threads, prompt_graph=False)

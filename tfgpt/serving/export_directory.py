@@ -87,6 +87,11 @@ def read_export_directory(directory: str | os.PathLike, precision: str) -> Expor
     )
 
 
+def precisions_in(directory: Path) -> list[str]:
+    """The precisions whose common graph is there, in the order of `FILE_OF_PRECISION`."""
+    return [name for name, file in FILE_OF_PRECISION.items() if (directory / "onnx" / file).is_file()]
+
+
 def engine_of(directory: Path, precision: str) -> Path | None:
     """The engine's graph of a precision, where there is one."""
     return _graph_if_there(directory, ENGINE_OF_PRECISION.get(precision))
@@ -108,7 +113,7 @@ def _model_path(directory: Path, precision: str) -> Path:
     if not directory.is_dir():
         raise InputError(f"found no directory {directory}, expected an export; make one with `tfgpt export`")
     folder = directory / "onnx"
-    there = [name for name, file in FILE_OF_PRECISION.items() if (folder / file).is_file()]
+    there = precisions_in(directory)
     if precision in there:
         return folder / FILE_OF_PRECISION[precision]
     if there:
